@@ -1,0 +1,70 @@
+/* format: the store's format version 1, byte by byte. README's format chapter repeats these tables and a test compares
+ * the two. Numbers are little-endian; "MAC" is HMAC-SHA256 (RFC 2104) over everything before it in its sector.
+ *
+ * A file that holds nothing is an empty lower file. Any other is
+ *
+ *   | header 4096 | tag block 0 | data 0..127 | tag block 1 | data 128..255 | ...
+ *
+ * The last data block is stored whole, padded with zeros; the lower file is then longer by as many bytes as the tail
+ * has (0 when the size is a multiple of 4096), so the size follows from the lower length alone (extent.h).
+ *
+ * format:begin
+ * key sector, at 0
+ *      0    8  magic "TDEFSF1\0"
+ *      8    4  format version, 1
+ *     12    4  flags, 0
+ *     16   16  file id, random
+ *     32    8  epoch in which the header was made
+ *     40    4  key record 0: environment key version
+ *     44   40  key record 0: file key, AES-256-KW (RFC 3394) under FW of that version
+ *     84    4  key record 1: environment key version, 0 for none
+ *     88   40  key record 1: file key, as above
+ *    128  352  zero
+ *    480   32  MAC under the file-header key
+ * state slot 0, at 1024, and 1, at 1536
+ *      0    8  magic "TDEFSS1\0"
+ *      8    8  sequence number; the valid slot with the higher one counts
+ *     16    8  epoch of the mount that wrote it
+ *     24    8  sealed blocks: blocks from here on are in flux
+ *     32    4  flags: 1 dense (an all-zero entry is damage, not a hole)
+ *     36    4  region shift: a region is 2^shift blocks
+ *     40    4  generation of the block-MAC key for new entries
+ *     44    4  zero
+ *     48    8  tags made in that generation
+ *     56  424  intent bitmap, a bit a region, lowest bit first: marked regions are in flux
+ *    480   32  MAC under the file-header key, with the file id before the sector's bytes
+ * entry of a block, 128 in a tag block
+ *      0    4  generation of the block-MAC key; bit 31: the block is zeros and has no data
+ *      4   12  nonce, random
+ *     16   16  AES-256-GMAC (NIST SP 800-38D) over file id, block number (8), kind (8: 1 data, 2 zeros), ciphertext
+ * data block: 4096 bytes AES-256-XTS (IEEE 1619), tweak = block number
+ * format:end
+ */
+#pragma once
+
+#define FORMAT_VERSION 1
+#define BLOCK_SIZE 4096u
+#define GROUP_BLOCKS 128u
+#define HEADER_SIZE 4096u
+#define SECTOR_SIZE 512u
+#define ENTRY_SIZE 32u
+#define FILE_ID_SIZE 16u
+#define WRAPPED_KEY_SIZE 40u
+#define MAC_SIZE 32u
+
+#define FILE_MAGIC "TDEFSF1"
+#define SLOT_MAGIC "TDEFSS1"
+#define KEY_RECORDS 2u
+#define SLOT_OFF(i) (1024u + 512u * (i))
+#define SLOT_BITMAP_SIZE 424u
+#define SLOT_REGIONS (SLOT_BITMAP_SIZE * 8u)
+#define SLOT_DENSE 1u
+#define REGION_SHIFT_MIN 7u
+
+#define ENTRY_ZERO 0x80000000u
+#define GENERATION_MAX 0x7fffffffu
+/* A generation ends well before the 2^32 invocations that SP 800-38D allows a key with random nonces. */
+#define GENERATION_TAGS (1ull << 30)
+
+/* The largest file: 16 TiB less a block, so that the lower file stays within ext4's 16 TiB. */
+#define FILE_SIZE_MAX ((1ull << 44) - (1ull << 38))
