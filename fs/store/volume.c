@@ -1,0 +1,240 @@
+/* volume: see volume.h. */
+#include "store/volume.h"
+
+#include "base/io.h"
+#include "store/crypto.h"
+#include "store/dir.h"
+
+#include <fcntl.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+void volume_wipe(struct volume *v)
+{
+	KEY_FREE(v->ek);
+	KEY_FREE(v->fw);
+	KEY_FREE(v->names);
+	KEY_FREE(v->dir_mac);
+	v->ek = NULL;
+	v->fw = NULL;
+	v->names = NULL;
+	v->dir_mac = NULL;
+}
+
+static void volume_free(struct volume *v)
+{
+	volume_wipe(v);
+	util_closep(&v->root_fd);
+	util_closep(&v->tmp_fd);
+	util_closep(&v->lock_fd);
+	util_closep(&v->fd);
+	envheader_done(&v->header);
+	pthread_mutex_destroy(&v->header_lock);
+	free(v->path);
+	free(v);
+}
+DEFINE_CLEANUP(struct volume *, volume_free);
+
+static int volume_keys(struct volume *v, const struct env_key *ek)
+{
+	uint8_t kek[32];
+
+	v->ek = KEY_NEW(struct env_key);
+	v->fw = KEY_NEW(struct wrap_key);
+	v->names = KEY_NEW(struct names_key);
+	v->dir_mac = KEY_NEW(struct mac_key);
+	if (!v->ek || !v->fw || !v->names || !v->dir_mac)
+		return -ENOMEM;
+	*v->ek = *ek;
+	int rc = crypto_derive(ek->b, sizeof(ek->b), LABEL_FILE_WRAP, 0, v->fw->b, sizeof(v->fw->b));
+	if (rc == 0)
+		rc = crypto_derive(ek->b, sizeof(ek->b), LABEL_NAMES_WRAP, 0, kek, sizeof(kek));
+	if (rc == 0)
+		rc = crypto_unwrap(kek, v->header.names_wrapped, sizeof(v->header.names_wrapped), v->names->b);
+	secret_wipe(kek, sizeof(kek));
+	if (rc == 0)
+		rc = crypto_derive(v->names->b, sizeof(v->names->b), LABEL_DIR_MAC, 0, v->dir_mac->b, sizeof(v->dir_mac->b));
+	return rc;
+}
+
+/* V2: the new epoch, durable. */
+static int volume_begin_epoch(struct volume *v)
+{
+	struct envheader *h = &v->header;
+
+	if (!h->clean && h->epoch > 0) {
+		if (h->unclean_count >= ENV_UNCLEAN_MAX)
+			return -EOVERFLOW;
+		uint64_t *list = realloc(h->unclean, (h->unclean_count + 1) * sizeof(*list));
+
+		if (!list)
+			return -ENOMEM;
+		list[h->unclean_count++] = h->epoch;
+		h->unclean = list;
+	}
+	h->epoch++;
+	h->clean = false;
+	return envheader_write(v->fd, v->ek, h);
+}
+
+static int volume_open_dirs(struct volume *v)
+{
+	v->root_fd = io_openat(v->fd, "root", O_RDONLY | O_DIRECTORY | O_NOFOLLOW, 0);
+	if (v->root_fd < 0)
+		return v->root_fd == -ENOENT ? -EUCLEAN : v->root_fd;
+	v->tmp_fd = io_openat(v->fd, "tmp", O_RDONLY | O_DIRECTORY | O_NOFOLLOW, 0);
+	if (v->tmp_fd < 0)
+		return v->tmp_fd == -ENOENT ? -EUCLEAN : v->tmp_fd;
+	v->lock_fd = io_openat(v->fd, "lock", O_RDWR | O_NOFOLLOW, 0);
+	if (v->lock_fd == -EROFS && v->options.read_only)
+		return 0;
+	if (v->lock_fd < 0)
+		return v->lock_fd == -ENOENT ? -EUCLEAN : v->lock_fd;
+	int rc = io_lock(v->lock_fd);
+	return rc == -EAGAIN ? -EBUSY : rc;
+}
+
+int volume_open(const char *path, const struct env_key *ek, const struct volume_options *options, struct volume **ret)
+{
+	CLEANUP(volume_freep) struct volume *v = calloc(1, sizeof(*v));
+	struct dir_id root_id;
+
+	if (!v)
+		return -ENOMEM;
+	v->fd = v->root_fd = v->tmp_fd = v->lock_fd = -1;
+	pthread_mutex_init(&v->header_lock, NULL);
+	if (options)
+		v->options = *options;
+	v->path = strdup(path);
+	if (!v->path)
+		return -ENOMEM;
+	v->fd = io_openat(AT_FDCWD, path, O_RDONLY | O_DIRECTORY, 0);
+	if (v->fd < 0)
+		return v->fd;
+	/* The header names what is wrong with the store as a whole, so it is asked before the parts. */
+	int rc = envheader_read(v->fd, ek, &v->header);
+	if (rc < 0)
+		return rc;
+	envheader_done(&v->header);
+	v->header = (struct envheader){0};
+	rc = volume_open_dirs(v);
+	if (rc < 0)
+		return rc;
+	/* Read again under the lock: the worker before may have written it in between. */
+	rc = envheader_read(v->fd, ek, &v->header);
+	if (rc == 0 && v->header.epoch < v->options.min_epoch)
+		rc = -ESTALE;
+	if (rc == 0)
+		rc = volume_keys(v, ek);
+	if (rc == 0)
+		rc = dir_id_load(v, v->root_fd, &root_id);
+	if (rc == 0 && !v->options.read_only) {
+		rc = volume_begin_epoch(v);
+		if (rc == 0)
+			rc = dir_empty_tmp(v);
+	}
+	if (rc < 0)
+		return rc;
+	*ret = TAKE_PTR(v);
+	return 0;
+}
+
+int volume_close(struct volume *v)
+{
+	int rc = 0;
+
+	if (!v)
+		return 0;
+	if (!v->options.read_only) {
+		rc = volume_writable(v);
+		if (rc == 0 && v->ek)
+			rc = volume_synced(v, io_syncfs(v->fd));
+		if (rc == 0 && v->ek) {
+			v->header.clean = true;
+			rc = envheader_write(v->fd, v->ek, &v->header);
+		}
+	}
+	volume_free(v);
+	return rc;
+}
+
+bool volume_epoch_unclean(const struct volume *v, uint64_t epoch)
+{
+	size_t lo = 0, hi = v->header.unclean_count;
+
+	while (lo < hi) {
+		size_t mid = (lo + hi) / 2;
+
+		if (v->header.unclean[mid] == epoch)
+			return true;
+		if (v->header.unclean[mid] < epoch)
+			lo = mid + 1;
+		else
+			hi = mid;
+	}
+	/* A read-only look at a store that was not closed: its last epoch has not joined the list yet. */
+	return v->options.read_only && !v->header.clean && epoch == v->header.epoch;
+}
+
+int volume_rewrap(struct volume *v, const struct env_wrap *wraps, size_t n)
+{
+	int rc = volume_writable(v);
+
+	if (rc < 0)
+		return rc;
+	if (n < 1 || n > ENV_WRAPS_MAX)
+		return -EINVAL;
+	pthread_mutex_lock(&v->header_lock);
+	struct envheader next = v->header;
+	memcpy(next.wraps, wraps, n * sizeof(*wraps));
+	next.wrap_count = n;
+	rc = envheader_write(v->fd, v->ek, &next);
+	v->header = next;
+	pthread_mutex_unlock(&v->header_lock);
+	return rc;
+}
+
+int volume_writable(const struct volume *v)
+{
+	return v->options.read_only || atomic_load_explicit(&v->poisoned, memory_order_relaxed) ? -EROFS : 0;
+}
+
+int volume_synced(struct volume *v, int rc)
+{
+	if (rc < 0 && rc != -EROFS && !atomic_exchange(&v->poisoned, true))
+		volume_report(v, "the store failed to sync (%s): read-only until it is mounted again", strerror(-rc));
+	return rc;
+}
+
+void volume_report(struct volume *v, const char *format, ...)
+{
+	char line[800];
+	va_list ap;
+
+	if (!v->options.report)
+		return;
+	va_start(ap, format);
+	vsnprintf(line, sizeof(line), format, ap);
+	va_end(ap);
+	v->options.report(v->options.report_ctx, line);
+}
+
+int volume_statfs(struct volume *v, struct statfs *ret)
+{
+	int rc = io_fstatfs(v->fd, ret);
+
+	if (rc < 0)
+		return rc;
+	/* 128 of 129 lower blocks hold data. */
+	ret->f_bavail -= ret->f_bavail / (GROUP_BLOCKS + 1);
+	ret->f_bfree -= ret->f_bfree / (GROUP_BLOCKS + 1);
+	ret->f_blocks -= ret->f_blocks / (GROUP_BLOCKS + 1);
+	ret->f_namelen = 255;
+	return 0;
+}
+
+void volume_tmp_name(struct volume *v, char ret[static 32])
+{
+	snprintf(ret, 32, "t%llx", (unsigned long long)atomic_fetch_add(&v->tmp_serial, 1));
+}

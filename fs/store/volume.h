@@ -1,0 +1,64 @@
+/* volume: an open store: its keys, its epoch, its health. One process at a time holds it (OFD lock on STORE/lock).
+ *
+ * V1. Opening verifies everything, the wanted minimum epoch included, before it changes anything.
+ * V2. Opening for writing makes epoch+1 durable with clean = false before the first other write; what was unclean before
+ *     joins the list of unclean epochs. Closing seals, syncs, then makes clean = true durable.
+ * V3. Once poisoned (a failed sync: what reached the disk is unknown) it refuses every change with -EROFS and is not
+ *     marked clean; only opening again ends that.
+ * Thread safe, but for open and close. */
+#pragma once
+#include "base/secret.h"
+#include "store/envheader.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <sys/vfs.h>
+
+struct volume_options {
+	uint64_t min_epoch; /* refuse a header older than this with -ESTALE: an old copy was put back */
+	bool read_only;     /* changes nothing, takes the lock all the same */
+	/* Told about each piece of damage, each re-sealed file and the poisoning, in one line without secrets; may be NULL. */
+	void (*report)(void *ctx, const char *line);
+	void *report_ctx;
+};
+
+struct volume_stats {
+	atomic_uint_fast64_t refused;   /* blocks, headers, names refused as tampered */
+	atomic_uint_fast64_t resealed;  /* blocks accepted and tagged again after a crash */
+	atomic_uint_fast64_t intents;   /* durable intent writes */
+	atomic_uint_fast64_t syncs;     /* lower flushes asked for by fsync above */
+	atomic_uint_fast64_t read_bytes, written_bytes;
+};
+
+struct volume {
+	char *path;
+	int fd, root_fd, tmp_fd, lock_fd;
+	struct env_key *ek;       /* everything secret below is in secret memory */
+	struct wrap_key *fw;      /* wraps file keys */
+	struct names_key *names;
+	struct mac_key *dir_mac;
+	struct envheader header;  /* header_lock; epoch and unclean list do not change after open */
+	pthread_mutex_t header_lock;
+	struct volume_options options;
+	atomic_bool poisoned;
+	atomic_uint_fast64_t tmp_serial; /* names in tmp/ */
+	struct volume_stats stats;
+};
+
+int volume_open(const char *path, const struct env_key *ek, const struct volume_options *options, struct volume **ret) MUST_CHECK;
+/* Every content must be closed before. Returns 0 when the volume is now clean. Frees v and wipes its keys always. */
+int volume_close(struct volume *v);
+void volume_wipe(struct volume *v); /* the keys alone; for a lock that cannot wait */
+
+/* Whether a slot of this epoch may describe what a crash interrupted. */
+bool volume_epoch_unclean(const struct volume *v, uint64_t epoch);
+int volume_rewrap(struct volume *v, const struct env_wrap *wraps, size_t n) MUST_CHECK;
+/* 0, or -EROFS when poisoned or read-only. Ask before each change. */
+int volume_writable(const struct volume *v) MUST_CHECK;
+/* Passes an error of a sync on, poisoning the volume when there is one. */
+int volume_synced(struct volume *v, int rc);
+void volume_report(struct volume *v, const char *format, ...) PRINTF(2, 3);
+/* As statfs(2) on the store, with sizes that say what can be stored in it. */
+int volume_statfs(struct volume *v, struct statfs *ret) MUST_CHECK;
+/* A name in tmp/ that nobody else uses; ret needs 32 bytes. */
+void volume_tmp_name(struct volume *v, char ret[static 32]);
