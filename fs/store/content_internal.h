@@ -1,0 +1,61 @@
+/* content_internal: shared by content.c (opening, reading, state), content_write.c (changes) and recover.c. */
+#pragma once
+#include "base/io.h"
+#include "store/content.h"
+#include "store/crypto.h"
+#include "store/extent.h"
+#include "store/filehead.h"
+#include "store/range.h"
+
+#define CONTENT_CRYPTO_MAX 8
+
+struct content {
+	struct volume *v;
+	int fd;
+	struct range_set ranges; /* outermost lock; then state_lock; then crypto_lock */
+	atomic_uint_fast64_t size; /* changed by who holds a range up to RANGE_END */
+
+	pthread_mutex_t state_lock;
+	bool has_header;         /* range up to RANGE_END; false: the file is empty */
+	struct filehead head;    /* keys: as has_header */
+	struct fileslot slot;    /* state_lock: what the disk's newer slot says, or will once slot_dirty is written */
+	unsigned slot_index;     /* state_lock: where it lies */
+	bool slot_dirty;         /* state_lock: differs from the disk in what need not be durable */
+	uint8_t sealing[SLOT_BITMAP_SIZE]; /* state_lock: marks that the seal under way will clear */
+	uint64_t sealing_blocks; /* state_lock: what it will call sealed */
+	bool sealing_now;        /* state_lock */
+	unsigned mark_run;       /* state_lock: regions marked at once; doubles while marks keep coming */
+	bool changed;            /* state_lock: since the last seal */
+	bool accept_flux;        /* read-only look at a crashed store: in-flux mismatches are accepted as they stand */
+
+	pthread_mutex_t crypto_lock;
+	struct block_crypto *crypto[CONTENT_CRYPTO_MAX]; /* idle ones; crypto_lock */
+	unsigned crypto_count;
+};
+
+int content_crypto_get(struct content *c, struct block_crypto **ret) MUST_CHECK;
+void content_crypto_put(struct content *c, struct block_crypto *bc);
+void content_crypto_drop(struct content *c);
+
+/* One block's plaintext from its entry and ciphertext, in place; -EBADMSG without a report. */
+int content_open_block(struct content *c, struct block_crypto *bc, uint64_t blk, const uint8_t *entry, uint8_t *data);
+/* Reads and decrypts whole blocks of one group. */
+int content_read_blocks(struct content *c, struct block_crypto *bc, uint64_t blk, unsigned n, uint8_t *buf) MUST_CHECK;
+int content_refuse(struct content *c, uint64_t blk, const char *why);
+bool content_in_flux(const struct content *c, uint64_t blk);
+bool content_all_zero(const void *data, size_t len);
+
+/* Writes the state slot, keeping the file's mtime; durable: followed by fdatasync. state_lock held. */
+int content_slot_write_locked(struct content *c, bool durable) MUST_CHECK;
+/* C3 for blocks first..last. Range held. */
+int content_mark(struct content *c, uint64_t first, uint64_t last) MUST_CHECK;
+/* The generation for n new tags. */
+uint32_t content_generation(struct content *c, uint64_t n);
+void content_changed(struct content *c);
+/* A header for a file that has none. Range up to RANGE_END held. */
+int content_make_header(struct content *c) MUST_CHECK;
+
+int recover_content(struct content *c) MUST_CHECK;
+int recover_lost_header(struct content *c, uint64_t cipher_len) MUST_CHECK;
+
+DEFINE_CLEANUP(struct content *, content_close);

@@ -1,0 +1,503 @@
+/* content_write: every change to a file's bytes. Contract and invariants: content.h.
+ *
+ * Order within a write: mark (C3), length (C4), then per group the data and after it the entries, all into the page cache;
+ * no flush but the mark's. A write that fails on the way leaves new blocks cut off again; where it may have left an old
+ * block that no longer matches its entry, the volume is poisoned. */
+#include "store/content_internal.h"
+
+#include <fcntl.h>
+#include <linux/falloc.h>
+#include <pthread.h>
+#include <string.h>
+
+/* ---- a thread's buffer for one group's ciphertext ---- */
+
+static pthread_key_t scratch_key;
+static pthread_once_t scratch_once = PTHREAD_ONCE_INIT;
+
+static void scratch_make_key(void)
+{
+	pthread_key_create(&scratch_key, free);
+}
+
+static uint8_t *scratch_get(void)
+{
+	pthread_once(&scratch_once, scratch_make_key);
+	uint8_t *buf = pthread_getspecific(scratch_key);
+
+	if (!buf && posix_memalign((void **)&buf, BLOCK_SIZE, GROUP_BLOCKS * BLOCK_SIZE) == 0)
+		pthread_setspecific(scratch_key, buf);
+	return buf;
+}
+
+/* ---- state ---- */
+
+void content_changed(struct content *c)
+{
+	pthread_mutex_lock(&c->state_lock);
+	c->changed = true;
+	pthread_mutex_unlock(&c->state_lock);
+}
+
+uint32_t content_generation(struct content *c, uint64_t n)
+{
+	pthread_mutex_lock(&c->state_lock);
+	if (c->slot.tags + n > GENERATION_TAGS) {
+		c->slot.generation = c->slot.generation % GENERATION_MAX + 1;
+		c->slot.tags = 0;
+	}
+	c->slot.tags += n;
+	c->slot_dirty = true;
+	c->changed = true;
+	uint32_t generation = c->slot.generation;
+	pthread_mutex_unlock(&c->state_lock);
+	return generation;
+}
+
+static void content_not_dense(struct content *c)
+{
+	pthread_mutex_lock(&c->state_lock);
+	c->slot.dense = false;
+	c->slot_dirty = true;
+	c->changed = true;
+	pthread_mutex_unlock(&c->state_lock);
+}
+
+int content_make_header(struct content *c)
+{
+	uint8_t header[HEADER_SIZE] = {0};
+	struct filehead head = {0};
+	int rc = filehead_new(c->v->fw, c->v->header.ek_version, c->v->header.epoch, &head);
+
+	if (rc < 0)
+		return rc;
+	pthread_mutex_lock(&c->state_lock);
+	content_crypto_drop(c);
+	filehead_done(&c->head);
+	c->head = head;
+	c->slot = (struct fileslot){.sequence = 1, .epoch = c->v->header.epoch, .dense = true, .shift = REGION_SHIFT_MIN,
+		.generation = 1};
+	c->slot_index = 0;
+	memset(c->sealing, 0, SLOT_BITMAP_SIZE);
+	c->sealing_now = false;
+	rc = filehead_encode(&c->head, header);
+	if (rc == 0)
+		rc = fileslot_encode(&c->head, &c->slot, header + SLOT_OFF(0));
+	if (rc == 0)
+		rc = io_pwrite_full(c->fd, header, sizeof(header), 0);
+	c->has_header = rc == 0;
+	c->changed = c->has_header;
+	pthread_mutex_unlock(&c->state_lock);
+	if (rc < 0)
+		(void)!io_ftruncate(c->fd, 0);
+	return rc;
+}
+
+/* Marks count upwards from the wanted region; while they keep coming, each takes twice as many with it, so that a file
+ * written all over costs a few slot writes per sealing interval and not one per region. */
+int content_mark(struct content *c, uint64_t first, uint64_t last)
+{
+	pthread_mutex_lock(&c->state_lock);
+	uint64_t sealed = c->sealing_now ? MAX(c->sealing_blocks, c->slot.sealed) : c->slot.sealed;
+	struct fileslot before = c->slot;
+	bool wanted = c->slot.epoch != c->v->header.epoch;
+	int rc = 0;
+
+	if (first < sealed) {
+		uint64_t region = first >> c->slot.shift, end = MIN(last, sealed - 1) >> c->slot.shift;
+		uint64_t limit = MIN((sealed - 1) >> c->slot.shift, SLOT_REGIONS - 1), extra = 0;
+
+		for (; region <= limit && (region <= end || extra > 0); region++) {
+			bool marked = c->slot.marks[region / 8] & 1u << region % 8;
+
+			if (region > end)
+				extra--;
+			if (marked)
+				continue;
+			c->slot.marks[region / 8] |= (uint8_t)(1u << region % 8);
+			if (region <= end) {
+				wanted = true;
+				extra = c->mark_run - 1;
+			}
+		}
+	}
+	if (wanted) {
+		rc = content_slot_write_locked(c, true);
+		if (rc == 0)
+			c->mark_run = MIN(c->mark_run * 2, 512u);
+		else
+			memcpy(c->slot.marks, before.marks, SLOT_BITMAP_SIZE);
+	}
+	c->changed = true;
+	pthread_mutex_unlock(&c->state_lock);
+	return rc;
+}
+
+/* ---- ranges and failures ---- */
+
+/* Takes blocks from..: up to the end of file and beyond, and makes sure that the old last block is among them. */
+static void content_lock_tail(struct content *c, struct range *r, uint64_t off)
+{
+	for (;;) {
+		uint64_t first = MIN(off, content_size(c)) / BLOCK_SIZE;
+
+		range_lock(&c->ranges, r, first, RANGE_END, true);
+		if (content_size(c) / BLOCK_SIZE >= first)
+			return;
+		range_unlock(&c->ranges, r);
+	}
+}
+
+/* After a failed change: cut what was new, doubt what was old. */
+static int content_failed(struct content *c, uint64_t old_size, bool old_touched, int rc)
+{
+	if (old_size == 0) {
+		pthread_mutex_lock(&c->state_lock);
+		if (io_ftruncate(c->fd, 0) == 0)
+			c->has_header = false;
+		pthread_mutex_unlock(&c->state_lock);
+	} else if (io_ftruncate(c->fd, extent_cipher_len(old_size)) < 0) {
+		old_touched = true;
+	}
+	return old_touched ? volume_synced(c->v, rc) : rc;
+}
+
+/* ---- writing ---- */
+
+/* Seals n blocks of one group from the plain bytes [off, off+len) of src (NULL: zeros) laid over what is there, and writes
+ * them. existing: blocks the file had. *ret_torn: an old block may no longer match its entry. */
+static int content_write_group(struct content *c, struct block_crypto *bc, const uint8_t *src, uint64_t off, size_t len,
+	uint64_t existing, bool *ret_torn)
+{
+	uint8_t entries[BLOCK_SIZE], merged[BLOCK_SIZE], *cipher = scratch_get();
+	uint64_t first = off / BLOCK_SIZE;
+	unsigned n = (unsigned)((off + len - 1) / BLOCK_SIZE - first + 1);
+	uint32_t generation = content_generation(c, n);
+	int rc = cipher ? 0 : -ENOMEM;
+
+	for (unsigned i = 0; rc == 0 && i < n; i++) {
+		uint64_t blk_off = (first + i) * BLOCK_SIZE;
+		size_t from = off > blk_off ? (size_t)(off - blk_off) : 0, to = (size_t)MIN(off + len - blk_off, BLOCK_SIZE);
+		const uint8_t *plain = src ? src + (blk_off + from - off) : NULL;
+
+		if (from > 0 || to < BLOCK_SIZE || !src) {
+			memset(merged, 0, BLOCK_SIZE);
+			if ((from > 0 || to < BLOCK_SIZE) && first + i < existing)
+				rc = content_read_blocks(c, bc, first + i, 1, merged);
+			if (src)
+				memcpy(merged + from, plain, to - from);
+			else
+				memset(merged + from, 0, to - from);
+			plain = merged;
+		}
+		if (rc == 0)
+			rc = block_seal(bc, first + i, generation, plain, cipher + i * (size_t)BLOCK_SIZE, entries + i * ENTRY_SIZE);
+	}
+	secret_wipe(merged, sizeof(merged));
+	if (rc < 0)
+		return rc;
+	if (n == GROUP_BLOCKS) {
+		struct iovec iov[] = {{entries, BLOCK_SIZE}, {cipher, n * (size_t)BLOCK_SIZE}};
+
+		rc = io_pwritev_full(c->fd, iov, 2, extent_tag_off(first));
+		*ret_torn |= rc < 0 && first < existing;
+		return rc;
+	}
+	rc = io_pwrite_full(c->fd, cipher, n * (size_t)BLOCK_SIZE, extent_data_off(first));
+	if (rc == 0) {
+		rc = io_pwrite_full(c->fd, entries, n * (size_t)ENTRY_SIZE, extent_entry_off(first));
+		*ret_torn |= rc < 0 && first < existing;
+	} else {
+		/* Without space nothing of an allocated block was changed; any other failure may have. */
+		*ret_torn |= first < existing && rc != -ENOSPC && rc != -EDQUOT;
+	}
+	return rc;
+}
+
+/* Range held; up to RANGE_END where the write extends the file. src NULL writes zeros. */
+static int content_write_locked(struct content *c, const uint8_t *src, size_t len, uint64_t off)
+{
+	uint64_t size = content_size(c), existing = extent_blocks(size), end = MAX(size, off + len);
+	struct block_crypto *bc = NULL;
+	bool torn = false;
+	int rc = c->has_header ? content_mark(c, off / BLOCK_SIZE, (off + len - 1) / BLOCK_SIZE) : content_make_header(c);
+
+	if (rc < 0)
+		return rc;
+	bool gap = off / BLOCK_SIZE > existing;
+	if (gap)
+		content_not_dense(c);
+	if (end > size && (end % BLOCK_SIZE || gap))
+		rc = io_ftruncate(c->fd, extent_cipher_len(end));
+	if (rc == 0)
+		rc = content_crypto_get(c, &bc);
+	for (uint64_t pos = off; rc == 0 && pos < off + len;) {
+		uint64_t group_end = (pos / BLOCK_SIZE / GROUP_BLOCKS + 1) * GROUP_BLOCKS * BLOCK_SIZE;
+		size_t n = (size_t)(MIN(group_end, off + len) - pos);
+
+		rc = content_write_group(c, bc, src ? src + (pos - off) : NULL, pos, n, existing, &torn);
+		pos += n;
+	}
+	if (bc)
+		content_crypto_put(c, bc);
+	if (rc < 0)
+		return content_failed(c, size, torn, rc);
+	if (end > size)
+		atomic_store_explicit(&c->size, end, memory_order_release);
+	return 0;
+}
+
+int content_write(struct content *c, const void *buf, size_t len, uint64_t off)
+{
+	struct range r;
+	int rc = volume_writable(c->v);
+
+	if (rc < 0 || len == 0)
+		return rc;
+	if (off > FILE_SIZE_MAX || len > FILE_SIZE_MAX - off)
+		return -EFBIG;
+	for (;;) {
+		if (off + len > content_size(c)) {
+			content_lock_tail(c, &r, off);
+			break;
+		}
+		range_lock(&c->ranges, &r, off / BLOCK_SIZE, (off + len - 1) / BLOCK_SIZE, true);
+		if (off + len <= content_size(c))
+			break;
+		range_unlock(&c->ranges, &r); /* it shrank meanwhile */
+	}
+	rc = content_write_locked(c, buf, len, off);
+	range_unlock(&c->ranges, &r);
+	if (rc == 0)
+		atomic_fetch_add_explicit(&c->v->stats.written_bytes, len, memory_order_relaxed);
+	return rc;
+}
+
+/* ---- truncating ---- */
+
+static int content_cut_to_zero(struct content *c)
+{
+	int rc = io_ftruncate(c->fd, 0);
+
+	if (rc < 0)
+		return rc;
+	pthread_mutex_lock(&c->state_lock);
+	c->has_header = false;
+	c->slot_dirty = false;
+	c->changed = false;
+	c->sealing_now = false;
+	memset(c->sealing, 0, SLOT_BITMAP_SIZE);
+	pthread_mutex_unlock(&c->state_lock);
+	atomic_store(&c->size, 0);
+	return 0;
+}
+
+static int content_grow(struct content *c, uint64_t old, uint64_t size)
+{
+	int rc = c->has_header ? content_mark(c, old / BLOCK_SIZE, old / BLOCK_SIZE) : content_make_header(c);
+
+	if (rc < 0)
+		return rc;
+	if (extent_blocks(size) > extent_blocks(old))
+		content_not_dense(c);
+	rc = io_ftruncate(c->fd, extent_cipher_len(size));
+	if (rc < 0)
+		return content_failed(c, old, false, rc);
+	atomic_store_explicit(&c->size, size, memory_order_release);
+	return 0;
+}
+
+static int content_shrink(struct content *c, uint64_t size)
+{
+	uint64_t blocks = extent_blocks(size);
+	int rc = 0;
+
+	/* Durably unseal what goes: other bytes may stand there soon. */
+	pthread_mutex_lock(&c->state_lock);
+	c->sealing_blocks = MIN(c->sealing_blocks, blocks);
+	if (c->slot.sealed > blocks) {
+		c->slot.sealed = blocks;
+		rc = content_slot_write_locked(c, true);
+	}
+	c->changed = true;
+	pthread_mutex_unlock(&c->state_lock);
+	/* C1, as a write of zeros over the rest of what becomes the last block. */
+	if (rc == 0 && size % BLOCK_SIZE) {
+		uint64_t rest = MIN(BLOCK_SIZE - size % BLOCK_SIZE, content_size(c) - size);
+
+		rc = content_write_locked(c, NULL, (size_t)rest, size);
+	}
+	if (rc == 0)
+		rc = io_ftruncate(c->fd, extent_cipher_len(size));
+	if (rc == 0)
+		atomic_store_explicit(&c->size, size, memory_order_release);
+	return rc;
+}
+
+int content_truncate(struct content *c, uint64_t size)
+{
+	struct range r;
+	int rc = volume_writable(c->v);
+
+	if (rc < 0)
+		return rc;
+	if (size > FILE_SIZE_MAX)
+		return -EFBIG;
+	content_lock_tail(c, &r, size);
+	uint64_t old = content_size(c);
+	if (size == 0)
+		rc = old || c->has_header ? content_cut_to_zero(c) : 0;
+	else if (size > old)
+		rc = content_grow(c, old, size);
+	else if (size < old)
+		rc = content_shrink(c, size);
+	range_unlock(&c->ranges, &r);
+	return rc;
+}
+
+/* ---- allocating and punching ---- */
+
+/* Above this many blocks no zero entries are written one by one: the file is no longer dense instead. */
+#define ZERO_ENTRIES_MAX (1u << 18)
+
+/* Zero entries for blocks first..last: for those without any entry (only_holes), or for all. */
+static int content_zero_entries(struct content *c, uint64_t first, uint64_t last, bool only_holes)
+{
+	static const uint8_t hole[ENTRY_SIZE];
+	uint8_t entries[BLOCK_SIZE];
+	struct block_crypto *bc;
+	int rc = content_crypto_get(c, &bc);
+
+	if (rc < 0)
+		return rc;
+	for (uint64_t blk = first; rc == 0 && blk <= last;) {
+		unsigned n = (unsigned)MIN(last - blk + 1, GROUP_BLOCKS - blk % GROUP_BLOCKS);
+		uint32_t generation = content_generation(c, n);
+
+		rc = io_pread_full(c->fd, entries, n * (size_t)ENTRY_SIZE, extent_entry_off(blk), NULL);
+		for (unsigned i = 0; rc == 0 && i < n; i++)
+			if (!only_holes || memcmp(entries + i * ENTRY_SIZE, hole, ENTRY_SIZE) == 0)
+				rc = block_zero_entry(bc, blk + i, generation, entries + i * ENTRY_SIZE);
+		if (rc == 0)
+			rc = io_pwrite_full(c->fd, entries, n * (size_t)ENTRY_SIZE, extent_entry_off(blk));
+		blk += n;
+	}
+	content_crypto_put(c, bc);
+	return rc;
+}
+
+/* A lower fallocate of the data of blocks first..last, group by group where tag blocks must stay. */
+static int content_lower_allocate(struct content *c, int mode, uint64_t first, uint64_t last)
+{
+	int rc = 0;
+
+	if (!(mode & (FALLOC_FL_PUNCH_HOLE | FALLOC_FL_ZERO_RANGE)))
+		return io_fallocate(c->fd, mode, extent_tag_off(first), extent_data_off(last) + BLOCK_SIZE - extent_tag_off(first));
+	for (uint64_t blk = first; rc == 0 && blk <= last;) {
+		uint64_t n = MIN(last - blk + 1, GROUP_BLOCKS - blk % GROUP_BLOCKS);
+
+		rc = io_fallocate(c->fd, mode, extent_data_off(blk), n * BLOCK_SIZE);
+		blk += n;
+	}
+	return rc;
+}
+
+static int content_preallocate(struct content *c, uint64_t off, uint64_t len, bool keep_size)
+{
+	uint64_t old = content_size(c), size = keep_size ? old : MAX(old, off + len);
+	uint64_t first = off / BLOCK_SIZE, last = (off + len - 1) / BLOCK_SIZE;
+	int rc = 0;
+
+	if (!c->has_header && size > 0)
+		rc = content_make_header(c);
+	else if (c->has_header)
+		rc = content_mark(c, first, last);
+	if (rc < 0)
+		return rc;
+	rc = content_lower_allocate(c, FALLOC_FL_KEEP_SIZE, first, last);
+	if (rc == 0 && size > old)
+		rc = io_ftruncate(c->fd, extent_cipher_len(size));
+	if (rc == 0 && size > 0) {
+		if (off > old && first > extent_blocks(old))
+			content_not_dense(c);
+		if (last - first >= ZERO_ENTRIES_MAX)
+			content_not_dense(c);
+		else if (first < extent_blocks(size))
+			rc = content_zero_entries(c, first, MIN(last, extent_blocks(size) - 1), true);
+	}
+	if (rc < 0)
+		return size > 0 && (size > old || old == 0) ? content_failed(c, old, false, rc) : rc;
+	atomic_store_explicit(&c->size, size, memory_order_release);
+	return 0;
+}
+
+/* Whole blocks of [off, end) become zeros without data; the file is at least end long. */
+static int content_punch_blocks(struct content *c, uint64_t first, uint64_t last)
+{
+	int rc = content_mark(c, first, last);
+
+	if (rc < 0)
+		return rc;
+	if (last - first < ZERO_ENTRIES_MAX) {
+		rc = content_zero_entries(c, first, last, false);
+	} else {
+		/* Whole groups go with their tag blocks; what is left at both ends is less than a group. */
+		uint64_t g = (first + GROUP_BLOCKS - 1) / GROUP_BLOCKS * GROUP_BLOCKS, h = (last + 1) / GROUP_BLOCKS * GROUP_BLOCKS;
+
+		content_not_dense(c);
+		rc = io_fallocate(c->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, extent_tag_off(g), extent_tag_off(h) - extent_tag_off(g));
+		if (rc == 0 && g > first)
+			rc = content_zero_entries(c, first, g - 1, false);
+		if (rc == 0 && last >= h)
+			rc = content_zero_entries(c, h, last, false);
+	}
+	if (rc < 0)
+		return volume_synced(c->v, rc);
+	rc = content_lower_allocate(c, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, first, last);
+	return rc == -EOPNOTSUPP ? 0 : rc; /* the entries say it already */
+}
+
+static int content_zero_range(struct content *c, uint64_t off, uint64_t len)
+{
+	uint64_t size = content_size(c), end = MIN(off + len, size);
+	int rc = 0;
+
+	if (off >= end)
+		return 0;
+	uint64_t head = MIN((BLOCK_SIZE - off % BLOCK_SIZE) % BLOCK_SIZE, end - off);
+	if (head)
+		rc = content_write_locked(c, NULL, (size_t)head, off);
+	off += head;
+	/* The last block counts as whole where the range reaches the end of the file. */
+	uint64_t tail = end == size ? 0 : end % BLOCK_SIZE;
+	if (rc == 0 && off < end && tail && end - tail >= off) {
+		rc = content_write_locked(c, NULL, (size_t)tail, end - tail);
+		end -= tail;
+	}
+	if (rc == 0 && off < end)
+		rc = content_punch_blocks(c, off / BLOCK_SIZE, (end - 1) / BLOCK_SIZE);
+	return rc;
+}
+
+int content_allocate(struct content *c, int mode, uint64_t off, uint64_t len)
+{
+	bool keep = mode & FALLOC_FL_KEEP_SIZE, punch = mode & FALLOC_FL_PUNCH_HOLE, zero = mode & FALLOC_FL_ZERO_RANGE;
+	struct range r;
+	int rc = volume_writable(c->v);
+
+	if (rc < 0)
+		return rc;
+	if ((mode & ~(FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE | FALLOC_FL_ZERO_RANGE)) || (punch && (!keep || zero)))
+		return -EOPNOTSUPP;
+	if (len == 0)
+		return -EINVAL;
+	if (off > FILE_SIZE_MAX || len > FILE_SIZE_MAX - off)
+		return -EFBIG;
+	content_lock_tail(c, &r, off);
+	if (punch || zero)
+		rc = content_zero_range(c, off, len);
+	if (rc == 0 && !punch)
+		rc = content_preallocate(c, off, len, keep);
+	range_unlock(&c->ranges, &r);
+	return rc;
+}
