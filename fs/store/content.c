@@ -406,6 +406,14 @@ int content_sync(struct content *c, bool data_only)
 	return volume_synced(c->v, data_only ? io_fdatasync(c->fd) : io_fsync(c->fd));
 }
 
+bool content_is_changed(struct content *c)
+{
+	pthread_mutex_lock(&c->state_lock);
+	bool changed = c->changed || c->sealing_now;
+	pthread_mutex_unlock(&c->state_lock);
+	return changed;
+}
+
 bool content_seal_begin(struct content *c)
 {
 	struct range r;

@@ -38,6 +38,8 @@ int content_sync(struct content *c, bool data_only) MUST_CHECK;
 /* Sealing in two steps around a sync of the caller's (one fdatasync, or one syncfs for many files). begin returns false
  * when there is nothing to seal; finish gets the sync's result. */
 bool content_seal_begin(struct content *c);
+/* Whether anything changed since the last seal. */
+bool content_is_changed(struct content *c);
 void content_seal_finish(struct content *c, int synced);
 
 /* Verifies every block; told counts good blocks, bad ones and holes. For scrub and fsck. 0 unless reading itself fails. */

@@ -190,7 +190,10 @@ int volume_rewrap(struct volume *v, const struct env_wrap *wraps, size_t n)
 	memcpy(next.wraps, wraps, n * sizeof(*wraps));
 	next.wrap_count = n;
 	rc = envheader_write(v->fd, v->ek, &next);
-	v->header = next;
+	/* Epoch and unclean list are read without the lock; they stay as they are. */
+	v->header.sequence = next.sequence;
+	v->header.wrap_count = next.wrap_count;
+	memcpy(v->header.wraps, next.wraps, sizeof(next.wraps));
 	pthread_mutex_unlock(&v->header_lock);
 	return rc;
 }

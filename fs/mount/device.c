@@ -1,0 +1,131 @@
+/* device: the /dev/fuse end of a session.
+ *
+ * The mount is made with mount(2) and libfuse reads and writes through fuse_session_custom_io, for two reasons: no helper
+ * program is needed, and the INIT reply can be amended on its way out. Debian 12's libfuse 3.14 does not know
+ * FUSE_HANDLE_KILLPRIV_V2; without it the kernel asks for security.capability at every write. With it the requests carry
+ * a bit each that says when suid and sgid have to go, which that libfuse drops as well, so it is read here. */
+#include "mount/session.h"
+
+#include <fcntl.h>
+#include <linux/fuse.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <sys/uio.h>
+
+#define MAX_WRITE (1u << 20)
+
+static _Thread_local bool kill_privileges;
+static uint64_t init_unique; /* of the INIT request; set before there is a second thread */
+static bool init_killpriv;   /* the kernel offered it */
+
+static bool request_kills(const struct fuse_in_header *h, size_t len)
+{
+	const char *body = (const char *)(h + 1);
+	size_t body_len = len - sizeof(*h);
+
+	if (h->opcode == FUSE_SETATTR && body_len >= sizeof(struct fuse_setattr_in))
+		return ((const struct fuse_setattr_in *)body)->valid & FATTR_KILL_SUIDGID;
+	if (h->opcode == FUSE_WRITE && body_len >= sizeof(struct fuse_write_in))
+		return ((const struct fuse_write_in *)body)->write_flags & FUSE_WRITE_KILL_SUIDGID;
+	if (h->opcode == FUSE_OPEN && body_len >= sizeof(struct fuse_open_in))
+		return ((const struct fuse_open_in *)body)->open_flags & FUSE_OPEN_KILL_SUIDGID;
+	return false;
+}
+
+static ssize_t device_read(int fd, void *buf, size_t len, void *userdata)
+{
+	(void)userdata;
+	ssize_t n = read(fd, buf, len);
+	const struct fuse_in_header *h = buf;
+
+	if (n < (ssize_t)sizeof(*h))
+		return n;
+	kill_privileges = request_kills(h, (size_t)n);
+	if (h->opcode == FUSE_INIT) {
+		const struct fuse_init_in *in = (const struct fuse_init_in *)(h + 1);
+
+		init_unique = h->unique;
+		init_killpriv = in->flags & FUSE_HANDLE_KILLPRIV_V2;
+	}
+	return n;
+}
+
+static ssize_t device_writev(int fd, struct iovec *iov, int count, void *userdata)
+{
+	(void)userdata;
+	const struct fuse_out_header *h = iov[0].iov_base;
+
+	if (init_unique && h->unique == init_unique && h->error == 0 && count == 2 &&
+		iov[1].iov_len >= sizeof(struct fuse_init_out)) {
+		struct fuse_init_out *out = iov[1].iov_base;
+
+		if (init_killpriv)
+			out->flags |= FUSE_HANDLE_KILLPRIV_V2;
+		init_unique = 0;
+	}
+	return writev(fd, iov, count);
+}
+
+bool device_kill_privileges(void)
+{
+	return kill_privileges;
+}
+
+static const struct fuse_custom_io device_io = {.read = device_read, .writev = device_writev};
+
+int device_mount(struct session *s)
+{
+	struct fuse_lowlevel_ops ops = {0};
+	char *argv[] = {(char *)(uintptr_t) "tdefs-mount", NULL};
+	struct fuse_args args = FUSE_ARGS_INIT(1, argv);
+	char data[160], source[160];
+
+	CLEANUP_CLOSE int fd = open("/dev/fuse", O_RDWR | O_CLOEXEC);
+	if (fd < 0)
+		return -errno;
+	snprintf(source, sizeof(source), "tdefs:%s", s->name);
+	snprintf(data, sizeof(data), "fd=%d,rootmode=40000,user_id=0,group_id=0,default_permissions,allow_other,max_read=%u", fd,
+		MAX_WRITE);
+	ops_tree(&ops);
+	ops_file(&ops);
+	s->se = fuse_session_new(&args, &ops, sizeof(ops), s);
+	if (!s->se)
+		return -ENOMEM;
+	if (mount(source, s->mountpoint, "fuse.tdefs", s->options.read_only ? MS_RDONLY : 0, data) < 0) {
+		int rc = -errno;
+
+		fuse_session_destroy(s->se);
+		s->se = NULL;
+		return rc;
+	}
+	int rc = fuse_session_custom_io(s->se, &device_io, fd);
+	if (rc < 0) {
+		umount2(s->mountpoint, MNT_DETACH);
+		fuse_session_destroy(s->se);
+		s->se = NULL;
+		return rc;
+	}
+	s->device = TAKE_FD(fd);
+	/* The device number without asking the file system, which nobody serves yet. */
+	struct statx stx;
+	if (statx(AT_FDCWD, s->mountpoint, AT_STATX_DONT_SYNC, 0, &stx) == 0)
+		s->dev = makedev(stx.stx_dev_major, stx.stx_dev_minor);
+	return 0;
+}
+
+int device_loop(struct session *s)
+{
+	struct fuse_loop_config *config = fuse_loop_cfg_create();
+
+	if (!config)
+		return -ENOMEM;
+	fuse_loop_cfg_set_clone_fd(config, 1);
+	fuse_loop_cfg_set_max_threads(config, s->options.threads);
+	fuse_loop_cfg_set_idle_threads(config, s->options.threads);
+	int rc = fuse_session_loop_mt(s->se, config);
+	fuse_loop_cfg_destroy(config);
+	return rc < 0 ? rc : 0;
+}

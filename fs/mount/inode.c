@@ -1,0 +1,256 @@
+/* inode: see inode.h. */
+#include "mount/inode.h"
+
+#include "base/io.h"
+
+#include <fcntl.h>
+#include <string.h>
+
+#define BUCKETS_MIN 1024u
+
+static size_t inode_bucket(const struct inode_table *t, uint64_t ino)
+{
+	return (size_t)(ino * UINT64_C(0x9e3779b97f4a7c15) >> 32) & (t->bucket_count - 1);
+}
+
+static void inode_free(struct inode *i)
+{
+	content_close(i->content);
+	util_closep(&i->fd);
+	pthread_mutex_destroy(&i->lock);
+	free(i);
+}
+
+int inode_table_init(struct inode_table *t, struct volume *v)
+{
+	struct stat st;
+
+	*t = (struct inode_table){.v = v, .bucket_count = BUCKETS_MIN};
+	pthread_mutex_init(&t->lock, NULL);
+	t->buckets = calloc(t->bucket_count, sizeof(*t->buckets));
+	if (!t->buckets)
+		return -ENOMEM;
+	CLEANUP_CLOSE int fd = io_openat(v->root_fd, ".", O_PATH | O_DIRECTORY, 0);
+	int rc = fd < 0 ? fd : io_fstatat(fd, "", &st, AT_EMPTY_PATH);
+	return rc < 0 ? rc : inode_get(t, TAKE_FD(fd), &st, &t->root);
+}
+
+void inode_table_done(struct inode_table *t)
+{
+	for (size_t b = 0; t->buckets && b < t->bucket_count; b++)
+		while (t->buckets[b]) {
+			struct inode *i = t->buckets[b];
+
+			t->buckets[b] = i->next;
+			inode_free(i);
+		}
+	free(t->buckets);
+	t->buckets = NULL;
+	pthread_mutex_destroy(&t->lock);
+}
+
+static void table_grow_locked(struct inode_table *t)
+{
+	size_t old = t->bucket_count;
+	struct inode **buckets = calloc(old * 4, sizeof(*buckets)), **from = t->buckets;
+
+	if (!buckets)
+		return; /* longer chains, nothing worse */
+	t->buckets = buckets;
+	t->bucket_count = old * 4;
+	for (size_t b = 0; b < old; b++)
+		while (from[b]) {
+			struct inode *i = from[b];
+
+			from[b] = i->next;
+			size_t to = inode_bucket(t, i->ino);
+			i->next = buckets[to];
+			buckets[to] = i;
+		}
+	free(from);
+}
+
+int inode_get(struct inode_table *t, int fd_arg, const struct stat *st, struct inode **ret)
+{
+	CLEANUP_CLOSE int fd = fd_arg;
+	int rc = 0;
+
+	pthread_mutex_lock(&t->lock);
+	size_t b = inode_bucket(t, st->st_ino);
+	struct inode *i = t->buckets[b];
+	while (i && i->ino != st->st_ino)
+		i = i->next;
+	if (i) {
+		i->refs++;
+	} else if ((i = calloc(1, sizeof(*i)))) {
+		*i = (struct inode){.next = t->buckets[b], .refs = 1, .ino = st->st_ino, .fd = TAKE_FD(fd),
+			.type = st->st_mode & S_IFMT, .default_acl = -1};
+		pthread_mutex_init(&i->lock, NULL);
+		t->buckets[b] = i;
+		if (++t->count > 2 * t->bucket_count)
+			table_grow_locked(t);
+	} else {
+		rc = -ENOMEM;
+	}
+	pthread_mutex_unlock(&t->lock);
+	if (rc == 0)
+		*ret = i;
+	return rc;
+}
+
+void inode_ref(struct inode_table *t, struct inode *i)
+{
+	pthread_mutex_lock(&t->lock);
+	i->refs++;
+	pthread_mutex_unlock(&t->lock);
+}
+
+void inode_put(struct inode_table *t, struct inode *i, uint64_t refs)
+{
+	bool last = false;
+
+	pthread_mutex_lock(&t->lock);
+	i->refs -= MIN(refs, i->refs);
+	if (i->refs == 0) {
+		struct inode **p = &t->buckets[inode_bucket(t, i->ino)];
+
+		while (*p != i)
+			p = &(*p)->next;
+		*p = i->next;
+		t->count--;
+		last = true;
+	}
+	pthread_mutex_unlock(&t->lock);
+	if (last)
+		inode_free(i);
+}
+
+int inode_dir_id(struct inode_table *t, struct inode *i, struct dir_id *ret)
+{
+	int rc = 0;
+
+	if (!S_ISDIR(i->type))
+		return -ENOTDIR;
+	pthread_mutex_lock(&i->lock);
+	if (!i->has_id) {
+		rc = dir_id_load(t->v, i->fd, &i->id);
+		i->has_id = rc == 0;
+	}
+	*ret = i->id;
+	pthread_mutex_unlock(&i->lock);
+	return rc;
+}
+
+int inode_open(struct inode_table *t, struct inode *i, struct content **ret)
+{
+	int rc = 0;
+
+	pthread_mutex_lock(&i->lock);
+	if (!i->content) {
+		int fd = io_reopen(i->fd, t->v->options.read_only ? O_RDONLY : O_RDWR);
+
+		rc = fd < 0 ? fd : content_open(t->v, fd, &i->content);
+	}
+	if (rc == 0) {
+		i->opens++;
+		*ret = i->content;
+	}
+	pthread_mutex_unlock(&i->lock);
+	return rc;
+}
+
+void inode_release(struct inode_table *t, struct inode *i)
+{
+	struct stat st;
+	(void)t;
+
+	pthread_mutex_lock(&i->lock);
+	/* A file without a name needs no seal; one that changed waits for inode_seal_all. */
+	if (--i->opens == 0 && (!content_is_changed(i->content) ||
+				       (io_fstatat(i->fd, "", &st, AT_EMPTY_PATH) == 0 && st.st_nlink == 0))) {
+		content_close(i->content);
+		i->content = NULL;
+	}
+	pthread_mutex_unlock(&i->lock);
+}
+
+/* The inodes there are, each with a reference of ours. */
+static struct inode **inode_collect(struct inode_table *t, size_t *ret_n)
+{
+	pthread_mutex_lock(&t->lock);
+	struct inode **list = calloc(t->count + 1, sizeof(*list));
+	size_t n = 0;
+	for (size_t b = 0; list && b < t->bucket_count; b++)
+		for (struct inode *i = t->buckets[b]; i; i = i->next) {
+			i->refs++;
+			list[n++] = i;
+		}
+	pthread_mutex_unlock(&t->lock);
+	*ret_n = n;
+	return list;
+}
+
+void inode_each(struct inode_table *t, void (*fn)(void *ctx, struct inode *i), void *ctx)
+{
+	size_t n;
+	CLEANUP_FREE struct inode **list = inode_collect(t, &n);
+
+	for (size_t k = 0; k < n; k++) {
+		fn(ctx, list[k]);
+		inode_put(t, list[k], 1);
+	}
+}
+
+#define SYNC_ONE_BY_ONE 4u /* more files than this are synced by one syncfs */
+
+void inode_seal_all(struct inode_table *t)
+{
+	size_t n, wanted = 0;
+	CLEANUP_FREE struct inode **list = inode_collect(t, &n);
+	CLEANUP_FREE bool *begun = calloc(n + 1, sizeof(*begun));
+	int synced = 0;
+
+	for (size_t k = 0; begun && k < n; k++) {
+		struct inode *i = list[k];
+
+		/* An open of ours keeps the content where it is between the two steps. */
+		pthread_mutex_lock(&i->lock);
+		struct content *c = i->content;
+		if (c)
+			i->opens++;
+		pthread_mutex_unlock(&i->lock);
+		if (c) {
+			begun[k] = content_seal_begin(c);
+			wanted += begun[k];
+			if (!begun[k])
+				inode_release(t, i);
+		}
+	}
+	if (wanted > SYNC_ONE_BY_ONE)
+		synced = volume_synced(t->v, io_syncfs(t->v->fd));
+	for (size_t k = 0; k < n; k++) {
+		if (begun && begun[k]) {
+			struct content *c = list[k]->content; /* stays: it has an open of ours */
+			int rc = wanted > SYNC_ONE_BY_ONE ? synced : content_sync(c, true);
+
+			content_seal_finish(c, rc);
+			inode_release(t, list[k]);
+		}
+		inode_put(t, list[k], 1);
+	}
+}
+
+uint64_t inode_open_files(struct inode_table *t)
+{
+	uint64_t opens = 0;
+
+	pthread_mutex_lock(&t->lock);
+	for (size_t b = 0; b < t->bucket_count; b++)
+		for (struct inode *i = t->buckets[b]; i; i = i->next) {
+			pthread_mutex_lock(&i->lock);
+			opens += i->opens;
+			pthread_mutex_unlock(&i->lock);
+		}
+	pthread_mutex_unlock(&t->lock);
+	return opens;
+}

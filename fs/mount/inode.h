@@ -1,0 +1,50 @@
+/* inode: the objects that the kernel knows, one per lower inode.
+ *
+ * An inode lives while the kernel counts lookups on it or somebody holds a reference; it keeps an O_PATH descriptor, so
+ * its number cannot be used again below. Lock order: table lock, then an inode's lock. */
+#pragma once
+#include "store/content.h"
+#include "store/dir.h"
+
+#include <pthread.h>
+
+struct inode {
+	struct inode *next;    /* in its bucket; table lock */
+	uint64_t refs;         /* lookups by the kernel and references of ours; table lock */
+	uint64_t ino;          /* lower; constant, as the next two */
+	int fd;                /* O_PATH */
+	mode_t type;           /* S_IFMT bits */
+	pthread_mutex_t lock;
+	struct content *content; /* of a regular file, once it was opened; lock */
+	unsigned opens;        /* lock */
+	struct dir_id id;      /* of a directory; lock */
+	bool has_id;           /* lock */
+	signed char default_acl; /* of a directory: 1 has one, 0 has none, -1 not asked yet; lock */
+};
+
+struct inode_table {
+	struct volume *v;
+	pthread_mutex_t lock;
+	struct inode **buckets;
+	size_t bucket_count, count; /* lock */
+	struct inode *root;
+};
+
+int inode_table_init(struct inode_table *t, struct volume *v) MUST_CHECK;
+/* Closes every content; nobody may use the table any more. */
+void inode_table_done(struct inode_table *t);
+
+/* The inode of an object, with one reference more. Takes fd. */
+int inode_get(struct inode_table *t, int fd, const struct stat *st, struct inode **ret) MUST_CHECK;
+void inode_ref(struct inode_table *t, struct inode *i);
+void inode_put(struct inode_table *t, struct inode *i, uint64_t refs);
+
+int inode_dir_id(struct inode_table *t, struct inode *i, struct dir_id *ret) MUST_CHECK;
+/* Opens the content, counting one open that inode_release gives back. */
+int inode_open(struct inode_table *t, struct inode *i, struct content **ret) MUST_CHECK;
+void inode_release(struct inode_table *t, struct inode *i);
+/* Seals what changed since the last time, and closes what nobody has open. */
+void inode_seal_all(struct inode_table *t);
+/* Calls fn for each inode, with a reference held and no lock. */
+void inode_each(struct inode_table *t, void (*fn)(void *ctx, struct inode *i), void *ctx);
+uint64_t inode_open_files(struct inode_table *t);

@@ -1,0 +1,72 @@
+/* link: what tdefsd and a worker say to each other.
+ *
+ * A worker listens on a SOCK_SEQPACKET Unix socket (mode 0600, peers of its own uid only) for as long as it lives; tdefsd
+ * connects, at the start as after a restart of its own. One message a request, one a reply, always a whole
+ * struct link_message: both ends are of one build, and LINK_VERSION says so. Closing the connection means nothing. */
+#pragma once
+#include "base/secret.h"
+#include "store/envheader.h"
+
+#define LINK_VERSION 1u
+#define LINK_USERS_MAX 16u
+
+enum link_type {
+	LINK_START = 1, /* key and minimum epoch; the reply comes when the mount is live, or says why not */
+	LINK_STATUS,
+	LINK_UNMOUNT, /* flag: also when busy. -EBUSY otherwise. The worker ends after the reply */
+	LINK_LOCK,    /* arg: time limit in ms. The lock order of worker.c; the worker ends after the reply */
+	LINK_REWRAP,
+	LINK_SCRUB, /* flag: start; without it, how far the last one is */
+	LINK_REPLY,
+};
+
+enum link_state { LINK_IDLE, LINK_SERVING, LINK_ENDING };
+
+struct link_status {
+	int32_t pid;
+	uint32_t state; /* enum link_state */
+	uint64_t epoch;
+	uint8_t uuid[16];
+	uint64_t refused, resealed, intents, syncs, read_bytes, written_bytes;
+	uint64_t open_files;
+	uint8_t poisoned, memory_locked;
+	uint8_t scrub_running;
+	uint64_t scrub_files, scrub_blocks, scrub_bad;
+	int32_t scrub_error;
+	uint32_t user_count; /* processes with something open, after LINK_LOCK and a busy LINK_UNMOUNT */
+	struct {
+		int32_t pid;
+		char name[20];
+	} users[LINK_USERS_MAX];
+};
+
+struct link_message {
+	uint32_t version, type;
+	int32_t error; /* reply: 0 or -errno, text says it in words */
+	uint32_t flag;
+	uint64_t arg;
+	char text[480];
+	union {
+		struct {
+			struct env_key key;
+			uint64_t min_epoch;
+		} start;
+		struct {
+			uint32_t count;
+			struct env_wrap wraps[ENV_WRAPS_MAX];
+		} rewrap;
+		struct link_status status;
+	};
+};
+
+/* Listens at path, replacing a dead socket; -EADDRINUSE when somebody answers there. The caller owns the descriptor. */
+int link_listen(const char *path) MUST_CHECK;
+int link_connect(const char *path) MUST_CHECK;
+/* Takes one connection; a peer of another uid is dropped: -EPERM. */
+int link_accept(int listen_fd) MUST_CHECK;
+int link_send(int fd, const struct link_message *m) MUST_CHECK;
+/* -EPROTO for anything but one whole message of this version, -ECONNRESET at the end, -ETIMEDOUT after timeout_ms
+ * (-1: none). */
+int link_receive(int fd, int timeout_ms, struct link_message *ret) MUST_CHECK;
+/* Sends m, wipes it, and puts the reply in its place; the result is the reply's error. */
+int link_call(int fd, int timeout_ms, struct link_message *m) MUST_CHECK;

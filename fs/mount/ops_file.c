@@ -1,0 +1,199 @@
+/* ops_file: the bytes of regular files. Nothing is held across a reply.
+ *
+ * The kernel's write-back cache does the caching, and with it O_APPEND: writes arrive at their offset. O_DIRECT is the
+ * kernel's too: such requests pass its page cache by and stay coherent with it and with mappings. */
+#include "mount/session.h"
+
+#include "base/io.h"
+#include "store/extent.h"
+
+#include <fcntl.h>
+#include <string.h>
+
+/* A thread's read buffer, kept: a request reads up to 1 MiB. */
+static pthread_key_t buffer_key;
+static pthread_once_t buffer_once = PTHREAD_ONCE_INIT;
+
+struct buffer {
+	size_t size;
+	char b[];
+};
+
+static void buffer_make_key(void)
+{
+	pthread_key_create(&buffer_key, free);
+}
+
+static char *buffer_get(size_t size)
+{
+	pthread_once(&buffer_once, buffer_make_key);
+	struct buffer *b = pthread_getspecific(buffer_key);
+
+	if (!b || b->size < size) {
+		free(b);
+		b = malloc(sizeof(*b) + size);
+		pthread_setspecific(buffer_key, b);
+		if (!b)
+			return NULL;
+		b->size = size;
+	}
+	return b->b;
+}
+
+static struct content *file_content(const struct fuse_file_info *fi)
+{
+	return (struct content *)(uintptr_t)fi->fh;
+}
+
+static void file_reply_open(fuse_req_t req, struct session *s, struct inode *i, struct content *c, struct fuse_file_info *fi,
+	const struct fuse_entry_param *created)
+{
+	fi->fh = (uintptr_t)c;
+	fi->keep_cache = 1;
+	fi->noflush = 1;
+	if ((created ? fuse_reply_create(req, created, fi) : fuse_reply_open(req, fi)) < 0) {
+		/* The caller was interrupted: no release and no forget will come. */
+		inode_release(&s->inodes, i);
+		if (created)
+			inode_put(&s->inodes, i, 1);
+	}
+}
+
+static void file_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+{
+	struct session *s = ops_session(req);
+	struct inode *i = ops_inode(s, ino);
+	struct content *c;
+	int rc = ops_gate(s);
+
+	if (rc == 0)
+		rc = inode_open(&s->inodes, i, &c);
+	if (rc < 0) {
+		ops_reply_error(req, rc);
+		return;
+	}
+	if (device_kill_privileges())
+		ops_kill_privileges(s, i);
+	file_reply_open(req, s, i, c, fi, NULL);
+}
+
+static void file_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode, struct fuse_file_info *fi)
+{
+	struct session *s = ops_session(req);
+	struct inode *dir = ops_inode(s, parent), *i;
+	struct fuse_entry_param e;
+	struct dir_owner owner;
+	struct dir_id id;
+	struct content *c;
+	struct stat st;
+	int rc = ops_gate(s);
+
+	if (rc == 0)
+		rc = inode_dir_id(&s->inodes, dir, &id);
+	if (rc == 0)
+		rc = ops_owner(s, req, dir, S_IFREG | mode, &owner);
+	if (rc == 0) {
+		CLEANUP_CLOSE int made = dir_create(s->v, dir->fd, &id, name, &owner);
+
+		rc = made < 0 ? made : 0;
+	}
+	if (rc == 0 || (rc == -EEXIST && !(fi->flags & O_EXCL))) {
+		int fd = dir_lookup(s->v, dir->fd, &id, name, &st);
+
+		rc = fd < 0 ? fd : ops_entry(s, fd, &st, &e);
+	}
+	if (rc < 0) {
+		ops_reply_error(req, rc);
+		return;
+	}
+	i = ops_inode(s, e.ino);
+	rc = inode_open(&s->inodes, i, &c);
+	if (rc < 0) {
+		inode_put(&s->inodes, i, 1);
+		ops_reply_error(req, rc);
+		return;
+	}
+	file_reply_open(req, s, i, c, fi, &e);
+}
+
+static void file_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+{
+	struct session *s = ops_session(req);
+
+	(void)fi;
+	inode_release(&s->inodes, ops_inode(s, ino));
+	fuse_reply_err(req, 0);
+}
+
+static void file_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi)
+{
+	struct session *s = ops_session(req);
+	char *buf = buffer_get(size);
+	ssize_t n = buf ? ops_gate(s) : -ENOMEM;
+
+	(void)ino;
+	if (n == 0)
+		n = content_read(file_content(fi), buf, size, (uint64_t)off);
+	if (n == 0 || n > 0)
+		n = ops_gate(s) < 0 ? -EIO : n;
+	if (n < 0)
+		ops_reply_error(req, (int)n);
+	else
+		fuse_reply_buf(req, buf, (size_t)n);
+}
+
+static void file_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t size, off_t off, struct fuse_file_info *fi)
+{
+	struct session *s = ops_session(req);
+	int rc = content_write(file_content(fi), buf, size, (uint64_t)off);
+
+	if (rc < 0) {
+		ops_reply_error(req, rc);
+		return;
+	}
+	if (device_kill_privileges())
+		ops_kill_privileges(s, ops_inode(s, ino));
+	fuse_reply_write(req, size);
+}
+
+static void file_fsync(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_file_info *fi)
+{
+	(void)ino;
+	ops_reply_error(req, content_sync(file_content(fi), datasync));
+}
+
+static void file_fallocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t off, off_t len, struct fuse_file_info *fi)
+{
+	struct session *s = ops_session(req);
+	int rc = content_allocate(file_content(fi), mode, (uint64_t)off, (uint64_t)len);
+
+	if (rc == 0)
+		ops_kill_privileges(s, ops_inode(s, ino));
+	ops_reply_error(req, rc);
+}
+
+static void file_lseek(fuse_req_t req, fuse_ino_t ino, off_t off, int whence, struct fuse_file_info *fi)
+{
+	struct session *s = ops_session(req);
+	uint64_t found;
+
+	/* What the kernel still has dirty is data too, and only written out does it show below. */
+	(void)fuse_lowlevel_notify_inval_inode(s->se, ino, 0, 0);
+	int rc = content_seek(file_content(fi), (uint64_t)off, whence, &found);
+	if (rc < 0)
+		ops_reply_error(req, rc);
+	else
+		fuse_reply_lseek(req, (off_t)found);
+}
+
+void ops_file(struct fuse_lowlevel_ops *ops)
+{
+	ops->open = file_open;
+	ops->create = file_create;
+	ops->release = file_release;
+	ops->read = file_read;
+	ops->write = file_write;
+	ops->fsync = file_fsync;
+	ops->fallocate = file_fallocate;
+	ops->lseek = file_lseek;
+}

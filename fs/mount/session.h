@@ -1,0 +1,52 @@
+/* session: one mounted environment inside a worker; what the FUSE operations share. */
+#pragma once
+#define FUSE_USE_VERSION 314
+#include "mount/inode.h"
+
+#include <fuse_lowlevel.h>
+
+struct mount_options {
+	unsigned threads;           /* that serve requests */
+	uint64_t seal_interval_ns;  /* between two rounds of the sealer */
+	bool read_only;
+};
+
+struct session {
+	struct volume *v;
+	struct inode_table inodes;
+	struct mount_options options;
+	const char *name, *mountpoint; /* borrowed */
+	struct fuse_session *se;
+	int device;         /* /dev/fuse; se closes it */
+	dev_t dev;          /* of the mount; its minor number names the FUSE connection */
+	atomic_bool closed; /* a lock is under way: nothing more is read out */
+};
+
+/* ops_tree.c, ops_file.c: fill in their part of the table. Handlers get the session as user data. */
+void ops_tree(struct fuse_lowlevel_ops *ops);
+void ops_file(struct fuse_lowlevel_ops *ops);
+
+/* The one place that turns -errno into a FUSE error. Damage has been reported where it was found: here it is EIO. */
+void ops_reply_error(fuse_req_t req, int rc);
+struct session *ops_session(fuse_req_t req);
+struct inode *ops_inode(struct session *s, fuse_ino_t ino);
+/* -EIO once a lock is under way. */
+int ops_gate(const struct session *s) MUST_CHECK;
+int ops_attr(struct session *s, struct inode *i, const struct stat *lower, struct stat *ret) MUST_CHECK;
+int ops_entry(struct session *s, int fd, const struct stat *lower, struct fuse_entry_param *ret) MUST_CHECK;
+/* Who a new object in dir belongs to: setgid inheritance, umask unless a default ACL stands for it. */
+int ops_owner(struct session *s, fuse_req_t req, struct inode *dir, mode_t mode, struct dir_owner *ret) MUST_CHECK;
+/* Takes suid, sgid and file capabilities from an object somebody changes. */
+void ops_kill_privileges(struct session *s, struct inode *i);
+
+/* device.c. Mounts and makes se; on failure nothing is left. */
+int device_mount(struct session *s) MUST_CHECK;
+/* Whether the request that this thread is serving asks to clear suid and sgid (FUSE_HANDLE_KILLPRIV_V2). */
+bool device_kill_privileges(void);
+int device_loop(struct session *s) MUST_CHECK;
+
+/* teardown.c: users of the mount by /proc, and the end of a connection. */
+struct link_status;
+void teardown_users(struct session *s, struct link_status *ret);
+int teardown_drop_caches(struct session *s, uint64_t deadline_ns) MUST_CHECK;
+void teardown_abort(struct session *s);
