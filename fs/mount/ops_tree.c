@@ -4,7 +4,7 @@
 #include "mount/session.h"
 
 #include "base/io.h"
-#include "base/log.h"
+#include "store/extent.h"
 #include "store/xattr.h"
 
 #include <fcntl.h>

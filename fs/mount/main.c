@@ -1,0 +1,79 @@
+/* tdefs-mount: the worker of one environment. Started by tdefsd; see worker.h and link.h. */
+#include "base/log.h"
+#include "base/secret.h"
+#include "mount/sandbox.h"
+#include "mount/worker.h"
+
+#include <getopt.h>
+#include <stdio.h>
+#include <string.h>
+
+#define SECRET_HEAP (1u << 22) /* a file key and its MAC key are 128 bytes of it for each open file */
+
+static const char usage[] =
+	"Usage: tdefs-mount --name NAME --store DIR --mountpoint DIR --socket PATH [options]\n"
+	"Serves one tdefs environment over FUSE. Started by tdefsd, which sends the key over the socket.\n\n"
+	"  --threads N            threads that serve requests (4)\n"
+	"  --seal-interval TIME   between two rounds of sealing, as 30s\n"
+	"  --read-only            mount read-only\n"
+	"  --help\n";
+
+int main(int argc, char **argv)
+{
+	static const struct option options[] = {{"name", required_argument, NULL, 'n'}, {"store", required_argument, NULL, 's'},
+		{"mountpoint", required_argument, NULL, 'm'}, {"socket", required_argument, NULL, 'S'},
+		{"threads", required_argument, NULL, 't'}, {"seal-interval", required_argument, NULL, 'i'},
+		{"read-only", no_argument, NULL, 'r'}, {"help", no_argument, NULL, 'h'}, {0}};
+	struct worker_arguments a = {.mount = {.threads = 4, .seal_interval_ns = UINT64_C(30000000000)}};
+	int option;
+
+	while ((option = getopt_long(argc, argv, "", options, NULL)) != -1) {
+		switch (option) {
+		case 'n':
+			a.name = optarg;
+			break;
+		case 's':
+			a.store = optarg;
+			break;
+		case 'm':
+			a.mountpoint = optarg;
+			break;
+		case 'S':
+			a.socket = optarg;
+			break;
+		case 't':
+			a.mount.threads = (unsigned)strtoul(optarg, NULL, 10);
+			if (a.mount.threads < 1 || a.mount.threads > 256) {
+				fprintf(stderr, "tdefs-mount: --threads takes 1 to 256, not %s\n", optarg);
+				return 2;
+			}
+			break;
+		case 'i':
+			if (duration_parse(optarg, &a.mount.seal_interval_ns) < 0 || a.mount.seal_interval_ns == 0) {
+				fprintf(stderr, "tdefs-mount: --seal-interval takes a time as 30s, not %s\n", optarg);
+				return 2;
+			}
+			break;
+		case 'r':
+			a.mount.read_only = true;
+			break;
+		case 'h':
+			fputs(usage, stdout);
+			return 0;
+		default:
+			fputs(usage, stderr);
+			return 2;
+		}
+	}
+	if (!a.name || !a.store || !a.mountpoint || !a.socket || optind != argc) {
+		fputs(usage, stderr);
+		return 2;
+	}
+	log_open("tdefs-mount", LOG_LEVEL_INFO, false);
+	if (secret_init(SECRET_HEAP) < 0) {
+		log_error("no memory for keys");
+		return 1;
+	}
+	sandbox_prepare();
+	return worker_run(&a);
+}
