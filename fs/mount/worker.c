@@ -94,7 +94,7 @@ static int scrub_file(void *ctx, int fd, const struct stat *st, const char *lowe
 	struct content_check check;
 	struct content *c;
 	struct inode *i;
-	int copy = io_reopen(fd, O_PATH | O_NOFOLLOW);
+	int copy = fcntl(fd, F_DUPFD_CLOEXEC, 0);
 
 	if (atomic_load(&w->scrub_stop))
 		return -ECANCELED;

@@ -1,0 +1,74 @@
+/* worker_client: speaks to a bare worker in tests, without tdefsd. The key is 64 hex digits in a file. */
+#include "base/log.h"
+#include "mount/link.h"
+
+#include <stdio.h>
+#include <string.h>
+
+static int key_read(const char *path, struct env_key *ret)
+{
+	char hex[65] = {0};
+	FILE *f = fopen(path, "re");
+
+	if (!f)
+		return -errno;
+	size_t n = fread(hex, 1, 64, f);
+	fclose(f);
+	return n == 64 ? hex_decode(hex, ret->b, sizeof(ret->b)) : -EUCLEAN;
+}
+
+static int create(const char *store, const char *key_path)
+{
+	struct env_wrap wrap = {.source = "test", .fingerprint = "00", .key_name = "test", .algorithm = "none", .ek_version = 1,
+		.blob = {1}, .blob_len = 1};
+	struct env_key key;
+	int rc = key_read(key_path, &key);
+
+	return rc < 0 ? rc : envheader_create(store, &key, &wrap, 1);
+}
+
+int main(int argc, char **argv)
+{
+	struct link_message m = {0};
+	int rc = -EINVAL;
+
+	if (argc == 4 && strcmp(argv[1], "create") == 0) {
+		rc = create(argv[2], argv[3]);
+	} else if (argc >= 3) {
+		CLEANUP_CLOSE int fd = link_connect(argv[2]);
+
+		rc = fd < 0 ? fd : 0;
+		if (rc == 0 && strcmp(argv[1], "start") == 0 && argc >= 4) {
+			m.type = LINK_START;
+			rc = key_read(argv[3], &m.start.key);
+			m.start.min_epoch = argc > 4 ? strtoull(argv[4], NULL, 10) : 0;
+		} else if (strcmp(argv[1], "status") == 0) {
+			m.type = LINK_STATUS;
+		} else if (strcmp(argv[1], "unmount") == 0) {
+			m.type = LINK_UNMOUNT;
+		} else if (strcmp(argv[1], "lock") == 0) {
+			m.type = LINK_LOCK;
+			m.arg = argc > 3 ? strtoull(argv[3], NULL, 10) : 0;
+		} else if (strcmp(argv[1], "scrub") == 0) {
+			m.type = LINK_SCRUB;
+			m.flag = argc > 3;
+		} else {
+			rc = -EINVAL;
+		}
+		if (rc == 0)
+			rc = link_call(fd, -1, &m);
+	}
+	if (rc < 0) {
+		fprintf(stderr, "worker_client: %s%s%s\n", strerror(-rc), m.text[0] ? ": " : "", m.text);
+		for (unsigned k = 0; k < m.status.user_count && k < LINK_USERS_MAX; k++)
+			fprintf(stderr, "user %d %s\n", m.status.users[k].pid, m.status.users[k].name);
+		return 1;
+	}
+	const struct link_status *s = &m.status;
+	printf("pid=%d epoch=%llu refused=%llu resealed=%llu intents=%llu syncs=%llu open=%llu users=%u scrub=%u/%llu/%llu/%llu\n",
+		s->pid, (unsigned long long)s->epoch, (unsigned long long)s->refused, (unsigned long long)s->resealed,
+		(unsigned long long)s->intents, (unsigned long long)s->syncs, (unsigned long long)s->open_files, s->user_count,
+		s->scrub_running, (unsigned long long)s->scrub_files, (unsigned long long)s->scrub_blocks,
+		(unsigned long long)s->scrub_bad);
+	return 0;
+}
