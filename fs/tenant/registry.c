@@ -1,0 +1,323 @@
+/* registry: see registry.h. */
+#include "tenant/registry.h"
+
+#include <sqlite3.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#define SCHEMA_VERSION 1
+
+static const char schema[] =
+	"CREATE TABLE environment (name TEXT PRIMARY KEY, type TEXT NOT NULL, region TEXT NOT NULL, store TEXT NOT NULL UNIQUE,"
+	" mountpoint TEXT NOT NULL UNIQUE, state INTEGER NOT NULL, epoch INTEGER NOT NULL, created INTEGER NOT NULL,"
+	" changed INTEGER NOT NULL) STRICT;"
+	"CREATE TABLE audit (seq INTEGER PRIMARY KEY, time INTEGER NOT NULL, uid INTEGER NOT NULL, role TEXT NOT NULL,"
+	" request TEXT NOT NULL, object TEXT NOT NULL, rule TEXT NOT NULL, outcome TEXT NOT NULL, detail TEXT NOT NULL,"
+	" previous TEXT NOT NULL, hash TEXT NOT NULL) STRICT;"
+	"CREATE TABLE audit_head (one INTEGER PRIMARY KEY CHECK (one = 1), seq INTEGER NOT NULL, hash TEXT NOT NULL) STRICT;"
+	"PRAGMA user_version = 1;";
+
+struct registry {
+	sqlite3 *db;
+};
+
+static int registry_error(int rc)
+{
+	switch (rc & 0xff) {
+	case SQLITE_OK:
+	case SQLITE_ROW:
+	case SQLITE_DONE:
+		return 0;
+	case SQLITE_CONSTRAINT:
+		return -EEXIST;
+	case SQLITE_FULL:
+		return -ENOSPC;
+	case SQLITE_NOMEM:
+		return -ENOMEM;
+	case SQLITE_BUSY:
+	case SQLITE_LOCKED:
+		return -EBUSY;
+	case SQLITE_READONLY:
+		return -EROFS;
+	case SQLITE_CORRUPT:
+	case SQLITE_NOTADB:
+		return -EUCLEAN;
+	default:
+		return -EIO;
+	}
+}
+
+const char *env_state_name(enum env_state state)
+{
+	static const char *const names[] = {"unmounted", "mounted", "locked"};
+
+	return names[state];
+}
+
+void registry_close(struct registry *r)
+{
+	if (r)
+		sqlite3_close(r->db);
+	free(r);
+}
+DEFINE_CLEANUP(struct registry *, registry_close);
+
+static int registry_exec(struct registry *r, const char *sql)
+{
+	return registry_error(sqlite3_exec(r->db, sql, NULL, NULL, NULL));
+}
+
+/* A statement; p gets one letter per parameter: s const char *, i int64_t. */
+static int registry_prepare(struct registry *r, sqlite3_stmt **ret, const char *sql, const char *types, ...)
+{
+	__builtin_va_list ap;
+	int rc = sqlite3_prepare_v2(r->db, sql, -1, ret, NULL);
+
+	__builtin_va_start(ap, types);
+	for (int k = 1; rc == SQLITE_OK && types[k - 1]; k++)
+		rc = types[k - 1] == 's' ? sqlite3_bind_text(*ret, k, __builtin_va_arg(ap, const char *), -1, SQLITE_TRANSIENT)
+					 : sqlite3_bind_int64(*ret, k, __builtin_va_arg(ap, int64_t));
+	__builtin_va_end(ap);
+	if (rc == SQLITE_OK)
+		return 0;
+	sqlite3_finalize(*ret);
+	*ret = NULL;
+	return registry_error(rc);
+}
+
+/* Runs a change to its end. wants_row: -ENOENT when it changed nothing. */
+static int registry_change(struct registry *r, sqlite3_stmt *st, bool wants_row)
+{
+	int rc = sqlite3_step(st);
+
+	sqlite3_finalize(st);
+	if (rc != SQLITE_DONE)
+		return registry_error(rc);
+	return wants_row && sqlite3_changes(r->db) == 0 ? -ENOENT : 0;
+}
+
+int registry_open(const char *path, struct registry **ret)
+{
+	CLEANUP(registry_closep) struct registry *r = calloc(1, sizeof(*r));
+	sqlite3_stmt *st;
+	int version = -1;
+
+	if (!r)
+		return -ENOMEM;
+	mode_t mask = umask(077);
+	int rc = registry_error(sqlite3_open(path, &r->db));
+	umask(mask);
+	if (rc == 0)
+		rc = registry_exec(r, "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA busy_timeout = 5000;");
+	if (rc == 0)
+		rc = registry_prepare(r, &st, "PRAGMA user_version", "");
+	if (rc < 0)
+		return rc;
+	if (sqlite3_step(st) == SQLITE_ROW)
+		version = sqlite3_column_int(st, 0);
+	sqlite3_finalize(st);
+	if (version == 0) {
+		rc = registry_exec(r, "BEGIN IMMEDIATE");
+		if (rc == 0)
+			rc = registry_exec(r, schema);
+		if (rc == 0)
+			rc = registry_exec(r, "COMMIT");
+	} else if (version != SCHEMA_VERSION) {
+		rc = -EUCLEAN;
+	}
+	if (rc < 0)
+		return rc;
+	*ret = TAKE_PTR(r);
+	return 0;
+}
+
+/* ---- environments ---- */
+
+#define ENV_COLUMNS "name, type, region, store, mountpoint, state, epoch, created, changed"
+
+static void column_text(sqlite3_stmt *st, int column, char *ret, size_t size)
+{
+	const unsigned char *text = sqlite3_column_text(st, column);
+
+	snprintf(ret, size, "%s", text ? (const char *)text : "");
+}
+
+static void env_from_row(sqlite3_stmt *st, struct registry_env *ret)
+{
+	*ret = (struct registry_env){0};
+	column_text(st, 0, ret->name, sizeof(ret->name));
+	column_text(st, 1, ret->type, sizeof(ret->type));
+	column_text(st, 2, ret->region, sizeof(ret->region));
+	column_text(st, 3, ret->store, sizeof(ret->store));
+	column_text(st, 4, ret->mountpoint, sizeof(ret->mountpoint));
+	int state = sqlite3_column_int(st, 5);
+	ret->state = state == ENV_MOUNTED || state == ENV_LOCKED ? (enum env_state)state : ENV_UNMOUNTED;
+	ret->epoch = (uint64_t)sqlite3_column_int64(st, 6);
+	ret->created = sqlite3_column_int64(st, 7);
+	ret->changed = sqlite3_column_int64(st, 8);
+}
+
+int registry_env_add(struct registry *r, const struct registry_env *env)
+{
+	sqlite3_stmt *st;
+	int64_t now = clock_realtime_s();
+	int rc = registry_prepare(r, &st, "INSERT INTO environment (" ENV_COLUMNS ") VALUES (?,?,?,?,?,?,?,?,?)", "sssssiiii", env->name,
+		env->type, env->region, env->store, env->mountpoint, (int64_t)env->state, (int64_t)env->epoch, now, now);
+
+	return rc < 0 ? rc : registry_change(r, st, false);
+}
+
+int registry_env_get(struct registry *r, const char *name, struct registry_env *ret)
+{
+	sqlite3_stmt *st;
+	int rc = registry_prepare(r, &st, "SELECT " ENV_COLUMNS " FROM environment WHERE name = ?", "s", name);
+
+	if (rc < 0)
+		return rc;
+	rc = sqlite3_step(st);
+	if (rc == SQLITE_ROW)
+		env_from_row(st, ret);
+	sqlite3_finalize(st);
+	return rc == SQLITE_ROW ? 0 : rc == SQLITE_DONE ? -ENOENT : registry_error(rc);
+}
+
+int registry_env_list(struct registry *r, struct registry_env **ret, size_t *ret_n)
+{
+	CLEANUP_FREE struct registry_env *list = NULL;
+	sqlite3_stmt *st;
+	size_t n = 0;
+	int rc = registry_prepare(r, &st, "SELECT " ENV_COLUMNS " FROM environment ORDER BY name", "");
+
+	if (rc < 0)
+		return rc;
+	while ((rc = sqlite3_step(st)) == SQLITE_ROW) {
+		struct registry_env *more = realloc(list, (n + 1) * sizeof(*list));
+
+		if (!more) {
+			sqlite3_finalize(st);
+			return -ENOMEM;
+		}
+		list = more;
+		env_from_row(st, &list[n++]);
+	}
+	sqlite3_finalize(st);
+	if (rc != SQLITE_DONE)
+		return registry_error(rc);
+	*ret = TAKE_PTR(list);
+	*ret_n = n;
+	return 0;
+}
+
+int registry_env_set_state(struct registry *r, const char *name, enum env_state state)
+{
+	sqlite3_stmt *st;
+	int rc = registry_prepare(r, &st, "UPDATE environment SET state = ?, changed = ? WHERE name = ?", "iis", (int64_t)state,
+		clock_realtime_s(), name);
+
+	return rc < 0 ? rc : registry_change(r, st, true);
+}
+
+int registry_env_set_epoch(struct registry *r, const char *name, uint64_t epoch)
+{
+	sqlite3_stmt *st;
+	int rc = registry_prepare(r, &st, "UPDATE environment SET epoch = max(epoch, ?) WHERE name = ?", "is", (int64_t)epoch, name);
+
+	return rc < 0 ? rc : registry_change(r, st, true);
+}
+
+int registry_env_remove(struct registry *r, const char *name)
+{
+	sqlite3_stmt *st;
+	int rc = registry_prepare(r, &st, "DELETE FROM environment WHERE name = ?", "s", name);
+
+	return rc < 0 ? rc : registry_change(r, st, true);
+}
+
+/* ---- audit ---- */
+
+#define AUDIT_COLUMNS "seq, time, uid, role, request, object, rule, outcome, detail, previous, hash"
+
+static void audit_from_row(sqlite3_stmt *st, struct audit_row *ret)
+{
+	*ret = (struct audit_row){.seq = (uint64_t)sqlite3_column_int64(st, 0), .time = sqlite3_column_int64(st, 1),
+		.uid = (uint32_t)sqlite3_column_int64(st, 2)};
+	column_text(st, 3, ret->role, sizeof(ret->role));
+	column_text(st, 4, ret->request, sizeof(ret->request));
+	column_text(st, 5, ret->object, sizeof(ret->object));
+	column_text(st, 6, ret->rule, sizeof(ret->rule));
+	column_text(st, 7, ret->outcome, sizeof(ret->outcome));
+	column_text(st, 8, ret->detail, sizeof(ret->detail));
+	column_text(st, 9, ret->previous, sizeof(ret->previous));
+	column_text(st, 10, ret->hash, sizeof(ret->hash));
+}
+
+int registry_audit_add(struct registry *r, const struct audit_row *row)
+{
+	sqlite3_stmt *st;
+	int rc = registry_exec(r, "BEGIN IMMEDIATE");
+
+	if (rc < 0)
+		return rc;
+	rc = registry_prepare(r, &st, "INSERT INTO audit (" AUDIT_COLUMNS ") VALUES (?,?,?,?,?,?,?,?,?,?,?)", "iiissssssss",
+		(int64_t)row->seq, row->time, (int64_t)row->uid, row->role, row->request, row->object, row->rule, row->outcome,
+		row->detail, row->previous, row->hash);
+	if (rc == 0)
+		rc = registry_change(r, st, false);
+	if (rc == 0)
+		rc = registry_prepare(r, &st, "INSERT OR REPLACE INTO audit_head (one, seq, hash) VALUES (1, ?, ?)", "is",
+			(int64_t)row->seq, row->hash);
+	if (rc == 0)
+		rc = registry_change(r, st, false);
+	if (rc == 0)
+		rc = registry_exec(r, "COMMIT");
+	if (rc < 0)
+		(void)registry_exec(r, "ROLLBACK");
+	return rc;
+}
+
+int registry_audit_each(struct registry *r, int (*fn)(void *ctx, const struct audit_row *row), void *ctx)
+{
+	struct audit_row row;
+	sqlite3_stmt *st;
+	int rc = registry_prepare(r, &st, "SELECT " AUDIT_COLUMNS " FROM audit ORDER BY seq", ""), stop = 0;
+
+	if (rc < 0)
+		return rc;
+	while (stop == 0 && (rc = sqlite3_step(st)) == SQLITE_ROW) {
+		audit_from_row(st, &row);
+		stop = fn(ctx, &row);
+	}
+	sqlite3_finalize(st);
+	return stop ? stop : rc == SQLITE_DONE ? 0 : registry_error(rc);
+}
+
+int registry_audit_last(struct registry *r, struct audit_row *ret)
+{
+	sqlite3_stmt *st;
+	int rc = registry_prepare(r, &st, "SELECT " AUDIT_COLUMNS " FROM audit ORDER BY seq DESC LIMIT 1", "");
+
+	if (rc < 0)
+		return rc;
+	rc = sqlite3_step(st);
+	if (rc == SQLITE_ROW)
+		audit_from_row(st, ret);
+	sqlite3_finalize(st);
+	return rc == SQLITE_ROW ? 0 : rc == SQLITE_DONE ? -ENOENT : registry_error(rc);
+}
+
+int registry_audit_head(struct registry *r, uint64_t *ret_seq, char ret_hash[65])
+{
+	sqlite3_stmt *st;
+	int rc = registry_prepare(r, &st, "SELECT seq, hash FROM audit_head", "");
+
+	if (rc < 0)
+		return rc;
+	rc = sqlite3_step(st);
+	if (rc == SQLITE_ROW) {
+		*ret_seq = (uint64_t)sqlite3_column_int64(st, 0);
+		column_text(st, 1, ret_hash, 65);
+	}
+	sqlite3_finalize(st);
+	return rc == SQLITE_ROW ? 0 : rc == SQLITE_DONE ? -ENOENT : registry_error(rc);
+}
