@@ -67,30 +67,32 @@ export TSAN_OPTIONS=halt_on_error=1:second_deadlock_stack=1
 configure() {
 	local dir=$1 compiler=$2
 	shift 2
-	echo "== $compiler${*:+ ($*)}: $dir"
-	cmake -S "$source_dir" -B "$dir" -G Ninja -DCMAKE_C_COMPILER="$compiler" -DWERROR=ON "$@" >"$dir.log" 2>&1 || {
-		cat "$dir.log" >&2
+	echo "== configure $dir: $compiler $*"
+	mkdir -p "$dir" && cmake -S "$source_dir" -B "$dir" -G Ninja -DCMAKE_C_COMPILER="$compiler" -DWERROR=ON "$@" \
+		>"$dir/run.log" 2>&1 || {
+		cat "$dir/run.log" >&2
 		return 1
 	}
 }
+# $1 build folder, then targets.
 build() {
-	ninja -C "$@" >"$1.log" 2>&1 || {
-		tail -n 200 "$1.log" >&2
+	echo "== build $1"
+	ninja -C "$@" >"$1/run.log" 2>&1 || {
+		tail -n 200 "$1/run.log" >&2
 		return 1
 	}
 }
-mkdir -p "$build_dir" || exit 1
-configure "$build_dir/gcc" gcc "-DSANITIZE=$sanitize" && build "$build_dir/gcc" || exit 1
-ln -sfn gcc/bin "$build_dir/bin"
+main=$build_dir${sanitize:+/$sanitize}
+configure "$main" gcc "-DSANITIZE=$sanitize" && build "$main" || exit 1
 
 failed=0
 if [ -z "$sanitize" ] && [ -z "$regex" ]; then
 	configure "$build_dir/clang" clang && build "$build_dir/clang" || exit 1
-	configure "$build_dir/address" gcc -DSANITIZE=address && build "$build_dir/address" unit_tests || exit 1
-	"${fixed[@]}" ctest --test-dir "$build_dir/address" -L '^unit$' -j2 --output-on-failure --timeout 300 || failed=1
+	configure "$build_dir/unit-address" gcc -DSANITIZE=address && build "$build_dir/unit-address" unit_tests || exit 1
+	"${fixed[@]}" ctest --test-dir "$build_dir/unit-address" -L '^unit$' -j2 --output-on-failure --timeout 300 || failed=1
 fi
 
-run=(ctest --test-dir "$build_dir/gcc" -j2 --output-on-failure --no-tests=error)
+run=(ctest --test-dir "$main" -j2 --output-on-failure --no-tests=error)
 [ -z "$sanitize" ] || run=("${fixed[@]}" "${run[@]}")
 [ -z "$regex" ] || run+=(-R "$regex")
 [ $failed = 0 ] || echo "== the unit tests failed under ASan, see above" >&2
