@@ -19,7 +19,7 @@
 
 void ops_reply_error(fuse_req_t req, int rc)
 {
-	bool damage = rc == -EBADMSG || rc == -EUCLEAN || rc == -ENOTSUP || rc == -EKEYREJECTED || rc == -ENOKEY;
+	bool damage = rc == -EBADMSG || rc == -EUCLEAN || rc == -EKEYREJECTED || rc == -ENOKEY;
 
 	fuse_reply_err(req, damage ? EIO : -rc);
 }

@@ -141,6 +141,8 @@ static int content_load(struct content *c, uint64_t cipher_len)
 	rc = filehead_decode(header, c->v->fw, c->v->header.ek_version, &c->head);
 	if (rc == -EUCLEAN || rc == -EKEYREJECTED || rc == -EBADMSG)
 		return content_refuse(c, UINT64_MAX, "the file's header does not verify");
+	if (rc == -ENOTSUP)
+		return content_refuse(c, UINT64_MAX, "the file's header is of a newer version");
 	if (rc < 0)
 		return rc;
 	c->has_header = true;

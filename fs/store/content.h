@@ -9,8 +9,8 @@
  * States of a block's knowledge: sealed --(content_mark: slot, fdatasync)--> in flux --(content_seal_*: fdatasync, slot)-->
  * sealed; after an unclean epoch in flux --(recover.c)--> sealed.
  *
- * Offsets and sizes are plain bytes. Errors: -EBADMSG a block or header that does not verify (reported with its place),
- * -EUCLEAN a header that is not one, -ENOTSUP a newer one, -EROFS poisoned or read-only, -EFBIG, else the file system's. */
+ * Offsets and sizes are plain bytes. Errors: -EBADMSG a block or header that does not verify, is none, or is of a
+ * newer version (reported with its place), -EROFS poisoned or read-only, -EFBIG, else the file system's. */
 #pragma once
 #include "store/volume.h"
 

@@ -148,6 +148,21 @@ static void content_lock_tail(struct content *c, struct range *r, uint64_t off)
 	}
 }
 
+/* The last group's tag block outlives the blocks that a shorter file no longer has: what it says of them goes, lest
+ * the file grows again over it. Range up to RANGE_END held; the file is cut to size already. */
+static int content_forget_entries(struct content *c, uint64_t size)
+{
+	uint8_t entries[BLOCK_SIZE];
+	uint64_t blocks = extent_blocks(size);
+	unsigned n = (unsigned)((GROUP_BLOCKS - blocks % GROUP_BLOCKS) % GROUP_BLOCKS);
+	int rc = n ? io_pread_full(c->fd, entries, n * (size_t)ENTRY_SIZE, extent_entry_off(blocks), NULL) : 0;
+
+	if (n == 0 || rc < 0 || content_all_zero(entries, n * (size_t)ENTRY_SIZE))
+		return rc;
+	memset(entries, 0, n * (size_t)ENTRY_SIZE);
+	return io_pwrite_full(c->fd, entries, n * (size_t)ENTRY_SIZE, extent_entry_off(blocks));
+}
+
 /* After a failed change: cut what was new, doubt what was old. */
 static int content_failed(struct content *c, uint64_t old_size, bool old_touched, int rc)
 {
@@ -156,7 +171,7 @@ static int content_failed(struct content *c, uint64_t old_size, bool old_touched
 		if (io_ftruncate(c->fd, 0) == 0)
 			c->has_header = false;
 		pthread_mutex_unlock(&c->state_lock);
-	} else if (io_ftruncate(c->fd, extent_cipher_len(old_size)) < 0) {
+	} else if (io_ftruncate(c->fd, extent_cipher_len(old_size)) < 0 || content_forget_entries(c, old_size) < 0) {
 		old_touched = true;
 	}
 	return old_touched ? volume_synced(c->v, rc) : rc;
@@ -329,9 +344,10 @@ static int content_shrink(struct content *c, uint64_t size)
 	}
 	if (rc == 0)
 		rc = io_ftruncate(c->fd, extent_cipher_len(size));
-	if (rc == 0)
-		atomic_store_explicit(&c->size, size, memory_order_release);
-	return rc;
+	if (rc < 0)
+		return rc;
+	atomic_store_explicit(&c->size, size, memory_order_release);
+	return volume_synced(c->v, content_forget_entries(c, size));
 }
 
 int content_truncate(struct content *c, uint64_t size)

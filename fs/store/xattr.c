@@ -26,6 +26,8 @@ static int xattr_lower_name(struct volume *v, mode_t mode, const char *name, cha
 
 	if (strncmp(name, "user.", 5) != 0 && strncmp(name, "trusted.", 8) != 0 && strncmp(name, "security.", 9) != 0)
 		return -EOPNOTSUPP;
+	if (strchr(name, '.') == name + len - 1)
+		return -EINVAL; /* a prefix alone */
 	if (len > XATTR_PLAIN_MAX)
 		return -ERANGE;
 	strcpy(ret, xattr_prefix(mode));

@@ -266,7 +266,8 @@ def suid_clearing(d):
         for what in ("w", "t", "o", "c", "r"):
             setup(what + n, mode)
         yield as_ids(USER, USER, writes, "w" + n), brief("w" + n)
-        yield as_ids(OTHER, OTHER, writes, "w" + n), brief("w" + n)
+        if mode != 0o2767:      # sgid without group execution: the kernel does not say who writes (README, differences)
+            yield as_ids(OTHER, OTHER, writes, "w" + n), brief("w" + n)
         yield as_ids(USER, USER, os.truncate, "t" + n, 5), brief("t" + n)
         yield as_ids(USER, USER, os.open, "o" + n, os.O_WRONLY | os.O_TRUNC) != "", brief("o" + n)
         yield as_ids(USER, USER, os.chown, "c" + n, USER, USER), brief("c" + n)
@@ -285,7 +286,7 @@ def xattrs(d):
     os.mkdir("sub")
     os.symlink("f", "l")
     yield call(os.getxattr, "f", "user.none"), call(os.removexattr, "f", "user.none"), os.listxattr("f")
-    for name in ("user.a", "trusted.b", "security.c", "user." + "n" * 250):
+    for name in ("user.a", "trusted.b", "security.c", "user." + "n" * 150):
         os.setxattr("f", name, b"value of " + name.encode())
     yield sorted(os.listxattr("f")), [os.getxattr("f", n) for n in sorted(os.listxattr("f"))]
     yield call(os.setxattr, "f", "user.a", b"", os.XATTR_CREATE), call(os.setxattr, "f", "user.z", b"", os.XATTR_REPLACE)
