@@ -17,6 +17,7 @@ enum link_type {
 	LINK_LOCK,    /* arg: time limit in ms. The lock order of worker.c; the worker ends after the reply */
 	LINK_REWRAP,
 	LINK_SCRUB, /* flag: start; without it, how far the last one is */
+	LINK_USERS, /* status, with the processes that use the mount */
 	LINK_REPLY,
 };
 

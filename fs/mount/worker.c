@@ -388,7 +388,9 @@ static bool worker_order(struct worker *w, struct link_message *m)
 			rc = worker_lock(w, m, arg ? arg : END_LIMIT_NS / 1000000);
 		else if (type == LINK_UNMOUNT && was_serving)
 			rc = worker_unmount(w, m);
-		else if (type != LINK_STATUS && type != LINK_LOCK && type != LINK_UNMOUNT)
+		else if (type == LINK_USERS && was_serving)
+			teardown_users(&w->session, &m->status);
+		else if (type != LINK_STATUS && type != LINK_USERS && type != LINK_LOCK && type != LINK_UNMOUNT)
 			rc = -EPROTO;
 		ends = (type == LINK_LOCK || type == LINK_UNMOUNT) && !w->serving;
 		status = m->status;

@@ -122,24 +122,35 @@ static int remove_one(const char *path, const struct stat *st, int type, struct 
 {
 	(void)st;
 	(void)type;
-	return ftw->level > 0 && remove(path) < 0 ? -errno : 0;
+	(void)ftw;
+	return remove(path) < 0 ? -errno : 0;
 }
 
 int store_remove(const char *path)
 {
+	static const char *const trees[] = {"root", "tmp"}, *const files[] = {ENVHEADER_NAME ".new", "lock"};
 	CLEANUP_CLOSE int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 
 	if (fd < 0)
 		return errno == ENOENT ? 0 : -errno;
 	/* Without the header there is no key any more, whatever else stays. */
 	int rc = io_unlinkat(fd, ENVHEADER_NAME, 0);
-	if (rc < 0 && rc != -ENOENT)
-		return rc;
-	rc = io_fsync(fd);
+	if (rc == 0 || rc == -ENOENT)
+		rc = io_fsync(fd);
+	for (size_t k = 0; rc == 0 && k < ARRAY_LEN(trees); k++) {
+		CLEANUP_FREE char *tree = str_format("%s/%s", path, trees[k]);
+
+		rc = tree ? nftw(tree, remove_one, 32, FTW_DEPTH | FTW_PHYS | FTW_MOUNT) : -ENOMEM;
+		if (rc == -1)
+			rc = errno == ENOENT ? 0 : -errno;
+	}
+	for (size_t k = 0; rc == 0 && k < ARRAY_LEN(files); k++) {
+		rc = io_unlinkat(fd, files[k], 0);
+		if (rc == -ENOENT)
+			rc = 0;
+	}
 	if (rc < 0)
 		return rc;
-	rc = nftw(path, remove_one, 32, FTW_DEPTH | FTW_PHYS | FTW_MOUNT);
-	if (rc != 0)
-		return rc;
-	return rmdir(path) < 0 && errno != EBUSY ? -errno : 0;
+	/* What somebody else put there is not ours to remove. */
+	return rmdir(path) < 0 && errno != ENOTEMPTY && errno != EBUSY ? -errno : 0;
 }

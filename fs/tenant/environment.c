@@ -182,6 +182,16 @@ int environment_mount(struct tenant *t, const char *name, struct refusal *ret)
 	return environment_bring_up(t, &env, ret);
 }
 
+int environment_resume(struct tenant *t, const char *name, struct refusal *ret)
+{
+	struct registry_env env;
+	int rc = environment_get(t, name, &env, ret);
+
+	if (rc < 0 || env.state != ENV_MOUNTED || t->workers.alive(t->workers.ctx, name))
+		return rc;
+	return environment_bring_up(t, &env, ret);
+}
+
 int environment_unmount(struct tenant *t, const char *name, bool force, struct refusal *ret)
 {
 	struct registry_env env;

@@ -1,0 +1,24 @@
+/* config: tdefsd's settings, from a libconfig file. Every one is in config.c's table and in conf/tdefs.conf. */
+#pragma once
+#include "base/util.h"
+
+struct config {
+	char *tenant, *state_dir, *runtime_dir; /* required */
+	char *socket;        /* runtime_dir/keyctl.sock */
+	char *worker;        /* tdefs-mount beside tdefsd */
+	char *platform_key;  /* state_dir/platform.key */
+	char *tenant_admin, *vault_admin, *platform_operator, *auditor; /* Unix groups; empty: nobody */
+	bool root_is_all;
+	int threads;
+	uint64_t seal_interval_ns, lock_timeout_ns, restart_delay_ns;
+	int restart_limit;
+	bool unmount_on_stop;
+	bool syslog;
+	char *log_level;
+};
+/* Reads path. On failure ret_error (512 bytes) says which file, line and setting, and what is wanted. -EINVAL, or why the
+ * file cannot be read. */
+int config_load(const char *path, struct config *ret, char *ret_error) MUST_CHECK;
+void config_done(struct config *c);
+/* The table as conf/tdefs.conf gives it, for the test that compares the two: name and default, NULL at the end. */
+const char *config_setting(size_t index, const char **ret_default);

@@ -1,0 +1,458 @@
+/* request: see request.h. */
+#include "control/request.h"
+
+#include "base/log.h"
+#include "tenant/audit.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#define STATUS_LIMIT_MS 5000
+
+struct request {
+	struct keeper *k;
+	const struct peer *peer;
+	const json_t *parameters;
+	json_t *reply;           /* the answer's parameters; owned by request_answer */
+	struct refusal refusal;
+	char bad_parameter[64];  /* with -EBADMSG: which one has the wrong type, is missing or unknown */
+};
+
+/* ---- parameters ---- */
+
+static int parameter_text(struct request *rq, const char *name, bool required, const char **ret)
+{
+	const json_t *value = json_object_get(rq->parameters, name);
+
+	*ret = NULL;
+	if ((!value || json_is_null(value)) && !required)
+		return 0;
+	if (!json_is_string(value) || strlen(json_string_value(value)) != json_string_length(value)) {
+		snprintf(rq->bad_parameter, sizeof(rq->bad_parameter), "%s", name);
+		return -EBADMSG;
+	}
+	*ret = json_string_value(value);
+	return 0;
+}
+
+static int parameter_bool(struct request *rq, const char *name, bool *ret)
+{
+	const json_t *value = json_object_get(rq->parameters, name);
+
+	*ret = json_is_true(value);
+	if (!value || json_is_null(value) || json_is_boolean(value))
+		return 0;
+	snprintf(rq->bad_parameter, sizeof(rq->bad_parameter), "%s", name);
+	return -EBADMSG;
+}
+
+/* ---- what replies are made of ---- */
+
+static json_t *number(uint64_t n)
+{
+	return json_integer((json_int_t)n);
+}
+
+static void environment_key(const struct registry_env *env, json_t *o)
+{
+	struct envheader h = {0};
+	int rc = envheader_read_path(env->store, &h);
+
+	json_object_set_new(o, "key_source", json_string(rc == 0 ? h.wraps[0].source : "unknown"));
+	json_object_set_new(o, "fingerprint", json_string(rc == 0 ? h.wraps[0].fingerprint : ""));
+	if (rc == 0)
+		envheader_done(&h);
+}
+
+static json_t *environment_json(struct keeper *k, const struct registry_env *env)
+{
+	const struct supervised *e = supervisor_find(&k->supervisor, env->name);
+	struct link_message m = {.type = LINK_STATUS};
+	const struct link_status *st = &m.status;
+	bool answers = e && e->pid > 0 && supervisor_call(&k->supervisor, env->name, STATUS_LIMIT_MS, &m) == 0;
+	const char *state = env->state == ENV_MOUNTED && !(e && e->pid > 0) ? "failed" : env_state_name(env->state);
+
+	if (!answers)
+		m.status = (struct link_status){0};
+	json_t *o = json_pack("{ss ss ss ss ss ss}", "name", env->name, "type", env->type, "region", env->region, "state", state,
+		"store", env->store, "mountpoint", env->mountpoint);
+	environment_key(env, o);
+	json_object_set_new(o, "epoch", number(answers ? st->epoch : env->epoch));
+	json_object_set_new(o, "pid", number(e && e->pid > 0 ? (uint64_t)e->pid : 0));
+	json_object_set_new(o, "uptime", number(e && e->pid > 0 ? (uint64_t)(clock_realtime_s() - e->started) : 0));
+	json_object_set_new(o, "restarts", number(e ? (uint64_t)e->restarts : 0));
+	json_object_set_new(o, "reason", json_string(e ? e->reason : ""));
+	json_object_set_new(o, "refused", number(st->refused));
+	json_object_set_new(o, "resealed", number(st->resealed));
+	json_object_set_new(o, "intents", number(st->intents));
+	json_object_set_new(o, "syncs", number(st->syncs));
+	json_object_set_new(o, "open_files", number(st->open_files));
+	json_object_set_new(o, "poisoned", json_boolean(st->poisoned));
+	json_object_set_new(o, "memory_locked", json_boolean(st->memory_locked));
+	json_object_set_new(o, "created", number((uint64_t)env->created));
+	return o;
+}
+
+static int reply_environment(struct request *rq, const char *name)
+{
+	struct registry_env env;
+	int rc = environment_get(&rq->k->tenant, name, &env, &rq->refusal);
+
+	if (rc == 0)
+		json_object_set_new(rq->reply, "environment", environment_json(rq->k, &env));
+	return rc;
+}
+
+static int reply_environments(struct request *rq, json_t *attention)
+{
+	CLEANUP_FREE struct registry_env *list = NULL;
+	json_t *all = json_array();
+	size_t n = 0;
+	int rc = registry_env_list(rq->k->tenant.registry, &list, &n);
+
+	for (size_t i = 0; i < n; i++) {
+		json_t *o = environment_json(rq->k, &list[i]);
+		char line[400] = "";
+		const char *state = json_string_value(json_object_get(o, "state"));
+
+		if (strcmp(state, "failed") == 0)
+			snprintf(line, sizeof(line), "%s is not mounted: %.250s", list[i].name,
+				json_string_value(json_object_get(o, "reason")));
+		else if (json_is_true(json_object_get(o, "poisoned")))
+			snprintf(line, sizeof(line), "%s is read-only: its store failed to sync; check the disk, then mount it again",
+				list[i].name);
+		else if (json_integer_value(json_object_get(o, "refused")))
+			snprintf(line, sizeof(line), "%s has refused damaged data %lld times: run keyctl scrub %s", list[i].name,
+				(long long)json_integer_value(json_object_get(o, "refused")), list[i].name);
+		if (line[0] && attention)
+			json_array_append_new(attention, json_string(line));
+		json_array_append_new(all, o);
+	}
+	json_object_set_new(rq->reply, "environments", all);
+	return rc;
+}
+
+static json_t *users_json(const struct link_status *st)
+{
+	json_t *users = json_array();
+
+	for (uint32_t i = 0; i < MIN(st->user_count, LINK_USERS_MAX); i++)
+		json_array_append_new(users, json_pack("{si ss}", "pid", st->users[i].pid, "name", st->users[i].name));
+	return users;
+}
+
+/* ---- handlers ---- */
+
+static bool kernel_has_init_on_free(void)
+{
+	char line[4096] = "";
+	FILE *f = fopen("/proc/cmdline", "re");
+
+	if (f) {
+		if (!fgets(line, sizeof(line), f))
+			line[0] = '\0';
+		fclose(f);
+	}
+	return strstr(line, "init_on_free=1") != NULL;
+}
+
+static int do_status(struct request *rq)
+{
+	json_t *attention = json_array();
+
+	json_object_set_new(rq->reply, "tenant", json_string(rq->k->config.tenant));
+	json_object_set_new(rq->reply, "version", json_string(TDEFS_VERSION));
+	json_object_set_new(rq->reply, "pid", json_integer(getpid()));
+	json_object_set_new(rq->reply, "uptime", json_integer(clock_realtime_s() - rq->k->started));
+	json_object_set_new(rq->reply, "platform_fingerprint", json_string(platform_key_fingerprint(rq->k->tenant.platform_key)));
+	json_object_set_new(rq->reply, "memory_locked", json_boolean(secret_locked()));
+	json_object_set_new(rq->reply, "init_on_free", json_boolean(kernel_has_init_on_free()));
+	int rc = reply_environments(rq, attention);
+	json_object_set_new(rq->reply, "attention", attention);
+	return rc;
+}
+
+static int do_env_create(struct request *rq)
+{
+	struct environment_request er;
+	int rc = parameter_text(rq, "name", true, &er.name);
+
+	if (rc == 0)
+		rc = parameter_text(rq, "mountpoint", true, &er.mountpoint);
+	if (rc == 0)
+		rc = parameter_text(rq, "store", false, &er.store);
+	if (rc == 0)
+		rc = parameter_text(rq, "type", false, &er.type);
+	if (rc == 0)
+		rc = parameter_text(rq, "region", false, &er.region);
+	if (rc == 0)
+		rc = environment_create(&rq->k->tenant, &er, &rq->refusal);
+	return rc < 0 ? rc : reply_environment(rq, er.name);
+}
+
+static int do_env_list(struct request *rq)
+{
+	return reply_environments(rq, NULL);
+}
+
+static int do_env_show(struct request *rq)
+{
+	const char *name;
+	int rc = parameter_text(rq, "name", true, &name);
+
+	return rc < 0 ? rc : reply_environment(rq, name);
+}
+
+static int do_env_mount(struct request *rq)
+{
+	const char *name;
+	int rc = parameter_text(rq, "name", true, &name);
+
+	if (rc == 0)
+		rc = environment_mount(&rq->k->tenant, name, &rq->refusal);
+	return rc < 0 ? rc : reply_environment(rq, name);
+}
+
+static int do_env_unmount(struct request *rq)
+{
+	const char *name;
+	bool force;
+	int rc = parameter_text(rq, "name", true, &name);
+
+	if (rc == 0)
+		rc = parameter_bool(rq, "force", &force);
+	return rc < 0 ? rc : environment_unmount(&rq->k->tenant, name, force, &rq->refusal);
+}
+
+static int do_env_delete(struct request *rq)
+{
+	const char *name, *confirm;
+	int rc = parameter_text(rq, "name", true, &name);
+
+	if (rc == 0)
+		rc = parameter_text(rq, "confirm", true, &confirm);
+	return rc < 0 ? rc : environment_delete(&rq->k->tenant, name, confirm, &rq->refusal);
+}
+
+static int do_env_lock(struct request *rq)
+{
+	struct link_message m = {.type = LINK_USERS};
+	struct registry_env env;
+	const char *name;
+	bool dry_run;
+	int rc = parameter_text(rq, "name", true, &name);
+
+	if (rc == 0)
+		rc = parameter_bool(rq, "dry_run", &dry_run);
+	if (rc == 0)
+		rc = environment_get(&rq->k->tenant, name, &env, &rq->refusal);
+	if (rc < 0)
+		return rc;
+	if (!dry_run)
+		rc = environment_lock(&rq->k->tenant, name, &m.status, &rq->refusal);
+	else if (rq->k->tenant.workers.alive(rq->k->tenant.workers.ctx, name))
+		rc = supervisor_call(&rq->k->supervisor, name, STATUS_LIMIT_MS, &m);
+	else
+		m = (struct link_message){0};
+	json_object_set_new(rq->reply, "users", users_json(&m.status));
+	json_object_set_new(rq->reply, "message", json_string(rc == 0 ? rq->refusal.text : ""));
+	return rc;
+}
+
+static int do_env_unlock(struct request *rq)
+{
+	const char *name;
+	int rc = parameter_text(rq, "name", true, &name);
+
+	if (rc == 0)
+		rc = environment_unlock(&rq->k->tenant, name, &rq->refusal);
+	return rc < 0 ? rc : reply_environment(rq, name);
+}
+
+static int do_env_scrub(struct request *rq)
+{
+	struct link_message m = {.type = LINK_SCRUB};
+	struct registry_env env;
+	const char *name;
+	bool start;
+	int rc = parameter_text(rq, "name", true, &name);
+
+	if (rc == 0)
+		rc = parameter_bool(rq, "start", &start);
+	if (rc == 0)
+		rc = environment_get(&rq->k->tenant, name, &env, &rq->refusal);
+	if (rc < 0)
+		return rc;
+	if (env.state == ENV_LOCKED)
+		return refuse(&rq->refusal, -ENOKEY, "L7", "%s is locked: nothing in it can be verified", name);
+	if (!rq->k->tenant.workers.alive(rq->k->tenant.workers.ctx, name))
+		return refuse(&rq->refusal, -ENOTCONN, "", "%s is not mounted: mount it, or use tdefs-fsck", name);
+	m.flag = start;
+	rc = supervisor_call(&rq->k->supervisor, name, STATUS_LIMIT_MS, &m);
+	if (rc < 0)
+		return refuse(&rq->refusal, rc, "", "%s: %s", name, rc == -EALREADY ? "a scrub is under way" : strerror(-rc));
+	json_object_set_new(rq->reply, "running", json_boolean(m.status.scrub_running));
+	json_object_set_new(rq->reply, "files", number(m.status.scrub_files));
+	json_object_set_new(rq->reply, "blocks", number(m.status.scrub_blocks));
+	json_object_set_new(rq->reply, "bad", number(m.status.scrub_bad));
+	json_object_set_new(rq->reply, "error", json_string(m.status.scrub_error ? strerror(-m.status.scrub_error) : ""));
+	return 0;
+}
+
+static int audit_entry(void *ctx, const struct audit_row *row)
+{
+	json_array_append_new(ctx, json_pack("{sI sI sI ss ss ss ss ss ss ss}", "seq", (json_int_t)row->seq, "time",
+					   (json_int_t)row->time, "uid", (json_int_t)row->uid, "role", row->role, "request",
+					   row->request, "object", row->object, "rule", row->rule, "outcome", row->outcome, "detail",
+					   row->detail, "hash", row->hash));
+	return 0;
+}
+
+static int do_audit(struct request *rq)
+{
+	struct registry *registry = rq->k->tenant.registry;
+	json_t *entries = json_array();
+	uint64_t seq = 0;
+	bool verify;
+	int rc = parameter_bool(rq, "verify", &verify);
+
+	if (rc == 0 && verify) {
+		rc = audit_verify(registry, &seq);
+		if (rc == -EBADMSG)
+			rc = refuse(&rq->refusal, -EUCLEAN, "A1", "the audit log was changed: entry %llu does not fit the chain",
+				(unsigned long long)seq);
+	} else if (rc == 0) {
+		rc = registry_audit_each(registry, audit_entry, entries);
+	}
+	json_object_set_new(rq->reply, "entries", entries);
+	json_object_set_new(rq->reply, "verified", number(seq));
+	return rc;
+}
+
+/* ---- the table ---- */
+
+#define ADMINS (ROLE_TENANT_ADMIN | ROLE_PLATFORM_OPERATOR)
+
+static const struct request_entry {
+	const char *method;
+	unsigned roles;
+	bool changes; /* goes into the audit log also when it succeeds */
+	int (*handler)(struct request *rq);
+} requests[] = {
+	{"Status", ROLE_ANY, false, do_status},
+	{"EnvCreate", ADMINS, true, do_env_create},
+	{"EnvList", ROLE_ANY, false, do_env_list},
+	{"EnvShow", ROLE_ANY, false, do_env_show},
+	{"EnvMount", ADMINS, true, do_env_mount},
+	{"EnvUnmount", ADMINS, true, do_env_unmount},
+	{"EnvDelete", ROLE_TENANT_ADMIN, true, do_env_delete},
+	{"EnvLock", ADMINS, true, do_env_lock},
+	{"EnvUnlock", ROLE_TENANT_ADMIN, true, do_env_unlock},
+	{"EnvScrub", ADMINS, false, do_env_scrub},
+	{"Audit", ROLE_TENANT_ADMIN | ROLE_PLATFORM_OPERATOR | ROLE_AUDITOR, false, do_audit},
+};
+
+/* ---- answers ---- */
+
+static json_t *error_json(const char *name, json_t *parameters)
+{
+	return json_pack("{ss so}", "error", name, "parameters", parameters);
+}
+
+static json_t *refusal_json(struct request *rq, int rc)
+{
+	const char *text = rq->refusal.text[0] ? rq->refusal.text : strerror(-rc);
+
+	if (rc == -EBADMSG)
+		return error_json("org.varlink.service.InvalidParameter", json_pack("{ss}", "parameter", rq->bad_parameter));
+	if (rc == -ENOKEY)
+		return error_json(WIRE_INTERFACE ".Locked", json_pack("{ss ss%}", "rule", rq->refusal.rule, "message", text, strlen(text)));
+	if (rq->refusal.rule[0])
+		return error_json(WIRE_INTERFACE ".Refused", json_pack("{ss ss%}", "rule", rq->refusal.rule, "message", text, strlen(text)));
+	return error_json(WIRE_INTERFACE ".Failed", json_pack("{si ss%}", "errno", -rc, "message", text, strlen(text)));
+}
+
+static void request_audit(struct request *rq, const struct request_entry *entry, int rc, const char *denied)
+{
+	struct audit_row row = {.uid = rq->peer->uid};
+	const json_t *object = json_object_get(rq->parameters, "name");
+
+	/* Role and object as far as they fit: the log line has bounds, the peer's message had its own. */
+	snprintf(row.role, sizeof(row.role), "%s", role_name(rq->peer->roles & (entry->roles ? entry->roles : ROLE_ANY)));
+	snprintf(row.request, sizeof(row.request), "%s", entry->method);
+	snprintf(row.object, sizeof(row.object), "%.100s", json_is_string(object) ? json_string_value(object) : "");
+	snprintf(row.rule, sizeof(row.rule), "%s", rq->refusal.rule);
+	snprintf(row.outcome, sizeof(row.outcome), "%s", denied ? "denied" : rc == 0 ? "done" : "refused");
+	snprintf(row.detail, sizeof(row.detail), "%.500s", denied ? denied : rq->refusal.text);
+	int audited = audit_add(rq->k->tenant.registry, &row);
+	if (audited < 0)
+		log_error("the audit log takes no entry: %s", strerror(-audited));
+}
+
+static json_t *request_run(struct keeper *k, const struct peer *peer, const struct request_entry *entry, const json_t *parameters)
+{
+	struct request rq = {.k = k, .peer = peer, .parameters = parameters};
+
+	if (!(peer->roles & entry->roles)) {
+		char text[200];
+
+		snprintf(text, sizeof(text), "%s is not for uid %u (role %s)", entry->method, peer->uid, role_name(peer->roles));
+		pthread_mutex_lock(&k->lock);
+		request_audit(&rq, entry, -EPERM, text);
+		pthread_mutex_unlock(&k->lock);
+		return error_json(WIRE_INTERFACE ".PermissionDenied", json_pack("{ss}", "message", text));
+	}
+	rq.reply = json_object();
+	pthread_mutex_lock(&k->lock);
+	int rc = entry->handler(&rq);
+	bool dry = json_is_true(json_object_get(parameters, "dry_run"));
+	if ((entry->changes && !dry) || (rc < 0 && rq.refusal.rule[0]))
+		request_audit(&rq, entry, rc, NULL);
+	pthread_mutex_unlock(&k->lock);
+	if (rc < 0) {
+		json_decref(rq.reply);
+		return refusal_json(&rq, rc);
+	}
+	return json_pack("{so}", "parameters", rq.reply);
+}
+
+static json_t *request_service(const char *method, const json_t *parameters)
+{
+	if (strcmp(method, "GetInfo") == 0)
+		return json_pack("{s{ss ss ss ss s[s s]}}", "parameters", "vendor", "tdefs", "product", "tdefsd", "version",
+			TDEFS_VERSION, "url", "", "interfaces", "org.varlink.service", WIRE_INTERFACE);
+	if (strcmp(method, "GetInterfaceDescription") == 0) {
+		const char *name = json_string_value(json_object_get(parameters, "interface"));
+
+		if (name && strcmp(name, WIRE_INTERFACE) == 0)
+			return json_pack("{s{ss}}", "parameters", "description", request_interface);
+		return error_json("org.varlink.service.InvalidParameter", json_pack("{ss}", "parameter", "interface"));
+	}
+	return error_json("org.varlink.service.MethodNotFound", json_pack("{ss}", "method", method));
+}
+
+int request_answer(struct keeper *k, const struct peer *peer, const json_t *message, int fd)
+{
+	static const char service[] = "org.varlink.service.";
+	const json_t *method_json = json_object_get(message, "method"), *parameters = json_object_get(message, "parameters");
+	const char *method = json_string_value(method_json);
+	json_t *answer = NULL;
+
+	if (!method)
+		answer = error_json("org.varlink.service.InvalidParameter", json_pack("{ss}", "parameter", "method"));
+	else if (parameters && !json_is_object(parameters))
+		answer = error_json("org.varlink.service.InvalidParameter", json_pack("{ss}", "parameter", "parameters"));
+	else if (strncmp(method, service, strlen(service)) == 0)
+		answer = request_service(method + strlen(service), parameters);
+	else if (strncmp(method, WIRE_INTERFACE ".", strlen(WIRE_INTERFACE) + 1) == 0)
+		for (size_t i = 0; !answer && i < ARRAY_LEN(requests); i++)
+			if (strcmp(method + strlen(WIRE_INTERFACE) + 1, requests[i].method) == 0)
+				answer = request_run(k, peer, &requests[i], parameters);
+	if (!answer)
+		answer = error_json("org.varlink.service.MethodNotFound", json_pack("{ss}", "method", method));
+	if (json_is_true(json_object_get(message, "oneway"))) {
+		json_decref(answer);
+		return 0;
+	}
+	return wire_send(fd, answer);
+}

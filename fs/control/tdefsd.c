@@ -1,0 +1,240 @@
+/* tdefsd: the keeper of one tenant. It holds the platform key and the registry, starts and watches the workers, and
+ * answers keyctl; it never touches file data. Ending it unmounts nothing, unless mount.unmount_on_stop says so. */
+#include "base/io.h"
+#include "base/log.h"
+#include "control/server.h"
+
+#include <fcntl.h>
+#include <getopt.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+
+#define SECRET_HEAP (1u << 18)
+
+static const char usage[] =
+	"Usage: tdefsd --config FILE [--foreground]\n"
+	"Keeps a tenant's encrypted environments. keyctl talks to it.\n\n"
+	"  --config FILE   settings (conf/tdefs.conf has all, with comments)\n"
+	"  --foreground    stay in the foreground, log to standard error\n"
+	"  --check         only read the configuration and say whether it is right\n"
+	"  --help\n  --version\n\n"
+	"SIGTERM ends it; mounted environments go on and are taken back at the next start.\n";
+
+static int make_dir(const char *path, mode_t mode)
+{
+	return mkdir(path, mode) < 0 && errno != EEXIST ? -errno : 0;
+}
+
+/* One tdefsd for a state directory. */
+static int take_lock(const struct config *c)
+{
+	CLEANUP_FREE char *path = str_format("%s/tdefsd.lock", c->state_dir);
+	CLEANUP_CLOSE int fd = path ? open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600) : -1;
+
+	if (fd < 0)
+		return -errno;
+	int rc = io_lock(fd);
+	return rc < 0 ? rc : TAKE_FD(fd);
+}
+
+static int prepare_dirs(const struct config *c)
+{
+	CLEANUP_FREE char *stores = str_format("%s/stores", c->state_dir);
+	int rc = make_dir(c->state_dir, 0700);
+
+	if (rc == 0)
+		rc = make_dir(c->runtime_dir, 0755);
+	if (rc == 0)
+		rc = stores ? make_dir(stores, 0700) : -ENOMEM;
+	return rc;
+}
+
+/* sd_notify(3) without its library: one datagram. */
+static void notify_ready(void)
+{
+	const char *path = getenv("NOTIFY_SOCKET");
+	struct sockaddr_un address = {.sun_family = AF_UNIX};
+	static const char ready[] = "READY=1";
+
+	if (!path || strlen(path) >= sizeof(address.sun_path))
+		return;
+	strcpy(address.sun_path, path);
+	socklen_t len = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + strlen(path));
+	if (address.sun_path[0] == '@')
+		address.sun_path[0] = '\0';
+	CLEANUP_CLOSE int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	if (fd >= 0)
+		(void)!sendto(fd, ready, sizeof(ready) - 1, MSG_NOSIGNAL, (struct sockaddr *)&address, len);
+}
+
+static int keeper_open(struct keeper *k)
+{
+	const struct config *c = &k->config;
+	CLEANUP_FREE char *registry = str_format("%s/registry.db", c->state_dir);
+	bool made = false;
+	int rc = platform_key_open(c->platform_key, &k->tenant.platform_key, &made);
+
+	if (rc < 0) {
+		log_error("the platform key %s: %s", c->platform_key,
+			rc == -EPERM	 ? "others than its owner may read it: chmod 600, and think about who has"
+			: rc == -EUCLEAN ? "this is not a platform key"
+					 : strerror(-rc));
+		return rc;
+	}
+	if (made)
+		log_warn("made a new platform key in %s: back it up, away from the stores", c->platform_key);
+	rc = registry ? registry_open(registry, &k->tenant.registry) : -ENOMEM;
+	if (rc < 0) {
+		log_error("the registry %s: %s", registry, rc == -EUCLEAN ? "damaged, or of a newer version" : strerror(-rc));
+		return rc;
+	}
+	k->tenant.state_dir = c->state_dir;
+	return supervisor_init(&k->supervisor, c, &k->tenant, &k->lock);
+}
+
+static int keeper_run(struct keeper *k, int signal_fd, int ready_fd)
+{
+	pthread_t watch;
+	CLEANUP_CLOSE int listener = server_listen(k->config.socket);
+
+	if (listener < 0) {
+		log_error("cannot listen on %s: %s", k->config.socket, strerror(-listener));
+		return listener;
+	}
+	pthread_mutex_lock(&k->lock);
+	supervisor_take_back(&k->supervisor);
+	pthread_mutex_unlock(&k->lock);
+	pthread_create(&watch, NULL, supervisor_watch, &k->supervisor);
+	log_info("tenant %s: ready on %s", k->config.tenant, k->config.socket);
+	notify_ready();
+	if (ready_fd >= 0) {
+		(void)!write(ready_fd, "1", 1);
+		close(ready_fd);
+	}
+	server_run(k, listener, signal_fd);
+	log_info("tenant %s: ending%s", k->config.tenant,
+		k->config.unmount_on_stop ? ", unmounting" : "; mounted environments go on");
+	pthread_mutex_lock(&k->lock);
+	k->supervisor.stopping = true;
+	eventfd_write(k->supervisor.wake, 1);
+	pthread_mutex_unlock(&k->lock);
+	pthread_join(watch, NULL);
+	pthread_mutex_lock(&k->lock); /* and keep it: whoever still asks gets no answer any more */
+	if (k->config.unmount_on_stop)
+		supervisor_stop_all(&k->supervisor);
+	unlink(k->config.socket);
+	return 0;
+}
+
+/* Goes into the background; the parent waits for the child's word. Returns the descriptor to write it to, -1 in front. */
+static int go_background(void)
+{
+	int word[2];
+	char c;
+
+	if (pipe2(word, O_CLOEXEC) < 0)
+		exit(1);
+	pid_t pid = fork();
+	if (pid < 0)
+		exit(1);
+	if (pid > 0) {
+		close(word[1]);
+		_exit(read(word[0], &c, 1) == 1 ? 0 : 1);
+	}
+	close(word[0]);
+	setsid();
+	return word[1];
+}
+
+int main(int argc, char **argv)
+{
+	static const struct option options[] = {{"config", required_argument, NULL, 'c'}, {"foreground", no_argument, NULL, 'f'},
+		{"check", no_argument, NULL, 'C'}, {"help", no_argument, NULL, 'h'}, {"version", no_argument, NULL, 'V'}, {0}};
+	struct keeper k = {.lock = PTHREAD_MUTEX_INITIALIZER, .started = clock_realtime_s()};
+	struct rlimit none = {0, 0};
+	const char *path = NULL;
+	bool foreground = false, check = false;
+	char error[512];
+	int option, ready_fd = -1;
+
+	while ((option = getopt_long(argc, argv, "", options, NULL)) != -1) {
+		switch (option) {
+		case 'c':
+			path = optarg;
+			break;
+		case 'f':
+			foreground = true;
+			break;
+		case 'C':
+			check = true;
+			break;
+		case 'V':
+			puts("tdefsd " TDEFS_VERSION);
+			return 0;
+		case 'h':
+			fputs(usage, stdout);
+			return 0;
+		default:
+			fputs(usage, stderr);
+			return 2;
+		}
+	}
+	if (!path || optind != argc) {
+		fputs(usage, stderr);
+		return 2;
+	}
+	if (config_load(path, &k.config, error) < 0) {
+		fprintf(stderr, "tdefsd: %s\n", error);
+		return 1;
+	}
+	if (check) {
+		printf("%s: right\n", path);
+		return 0;
+	}
+	if (!foreground)
+		ready_fd = go_background();
+	log_open("tdefsd", strcmp(k.config.log_level, "debug") == 0 ? LOG_LEVEL_DEBUG : LOG_LEVEL_INFO, k.config.syslog);
+	umask(022);
+	setrlimit(RLIMIT_CORE, &none);
+	prctl(PR_SET_DUMPABLE, 0);
+	if (secret_init(SECRET_HEAP) < 0) {
+		log_error("no memory for keys");
+		return 1;
+	}
+	sigset_t signals;
+	sigemptyset(&signals);
+	sigaddset(&signals, SIGTERM);
+	sigaddset(&signals, SIGINT);
+	pthread_sigmask(SIG_BLOCK, &signals, NULL);
+	signal(SIGPIPE, SIG_IGN);
+	CLEANUP_CLOSE int signal_fd = signalfd(-1, &signals, SFD_CLOEXEC);
+
+	int rc = prepare_dirs(&k.config);
+	if (rc < 0) {
+		log_error("cannot make %s or %s: %s", k.config.state_dir, k.config.runtime_dir, strerror(-rc));
+		return 1;
+	}
+	CLEANUP_CLOSE int lock = take_lock(&k.config);
+	if (lock < 0) {
+		log_error("%s: %s", k.config.state_dir, lock == -EAGAIN ? "another tdefsd runs on it" : strerror(-lock));
+		return 1;
+	}
+	rc = keeper_open(&k);
+	if (rc == 0)
+		rc = keeper_run(&k, signal_fd, ready_fd);
+	/* A thread that still serves a connection waits for the big lock or its peer: it ends with the process. */
+	if (rc < 0)
+		return 1;
+	supervisor_done(&k.supervisor);
+	registry_close(k.tenant.registry);
+	platform_key_free(k.tenant.platform_key);
+	_exit(0);
+}
