@@ -2,6 +2,7 @@
  * nothing: what a crash left in flux is accepted as the next mount would accept it. */
 #include "base/io.h"
 #include "base/log.h"
+#include "store/content.h"
 #include "store/scrub.h"
 #include "vault/platform_key.h"
 

@@ -4,6 +4,7 @@
 #include "base/log.h"
 
 #include <poll.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>

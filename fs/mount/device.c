@@ -11,8 +11,6 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/mount.h>
-#include <sys/stat.h>
-#include <sys/sysmacros.h>
 #include <sys/uio.h>
 
 #define MAX_WRITE (1u << 20)
@@ -109,10 +107,6 @@ int device_mount(struct session *s)
 		return rc;
 	}
 	s->device = TAKE_FD(fd);
-	/* The device number without asking the file system, which nobody serves yet. */
-	struct statx stx;
-	if (statx(AT_FDCWD, s->mountpoint, AT_STATX_DONT_SYNC, 0, &stx) == 0)
-		s->dev = makedev(stx.stx_dev_major, stx.stx_dev_minor);
 	return 0;
 }
 

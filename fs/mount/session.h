@@ -18,7 +18,6 @@ struct session {
 	const char *name, *mountpoint; /* borrowed */
 	struct fuse_session *se;
 	int device;         /* /dev/fuse; se closes it */
-	dev_t dev;          /* of the mount; its minor number names the FUSE connection */
 	atomic_bool closed; /* a lock is under way: nothing more is read out */
 };
 
@@ -45,7 +44,7 @@ int device_mount(struct session *s) MUST_CHECK;
 bool device_kill_privileges(void);
 int device_loop(struct session *s) MUST_CHECK;
 
-/* teardown.c: users of the mount by /proc, and the end of a connection. */
+/* teardown.c: users of the mount by /proc, and the end of the mount and its connection. */
 struct link_status;
 void teardown_users(struct session *s, struct link_status *ret);
 int teardown_drop_caches(struct session *s, uint64_t deadline_ns) MUST_CHECK;

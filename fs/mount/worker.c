@@ -310,7 +310,6 @@ static int worker_lock(struct worker *w, struct link_message *m, uint64_t limit_
 	}
 	atomic_store(&w->session.closed, true);
 	teardown_abort(&w->session);
-	umount2(w->arguments->mountpoint, MNT_DETACH | UMOUNT_NOFOLLOW);
 	in_time = worker_join_loop(w, END_LIMIT_NS) && in_time;
 	int rc = worker_finish(w, in_time);
 	if (!in_time)

@@ -54,6 +54,8 @@ uint32_t content_generation(struct content *c, uint64_t n);
 void content_changed(struct content *c);
 /* A header for a file that has none. Range up to RANGE_END held. */
 int content_make_header(struct content *c) MUST_CHECK;
+/* After the lower file was cut to size > 0. Range up to RANGE_END held. */
+int content_forget_tail(struct content *c, uint64_t size) MUST_CHECK;
 
 int recover_content(struct content *c) MUST_CHECK;
 int recover_lost_header(struct content *c, uint64_t cipher_len) MUST_CHECK;

@@ -148,15 +148,24 @@ static void content_lock_tail(struct content *c, struct range *r, uint64_t off)
 	}
 }
 
-/* The last group's tag block outlives the blocks that a shorter file no longer has: what it says of them goes, lest
- * the file grows again over it. Range up to RANGE_END held; the file is cut to size already. */
-static int content_forget_entries(struct content *c, uint64_t size)
+/* What lies past the last block goes, lest the file grows again over it: the bytes under the sparse tail, which are the
+ * next block's or the next tag block's, and the entries in the last group of blocks that are no more. */
+int content_forget_tail(struct content *c, uint64_t size)
 {
 	uint8_t entries[BLOCK_SIZE];
-	uint64_t blocks = extent_blocks(size);
+	uint64_t blocks = extent_blocks(size), end = extent_data_off(blocks - 1) + BLOCK_SIZE;
 	unsigned n = (unsigned)((GROUP_BLOCKS - blocks % GROUP_BLOCKS) % GROUP_BLOCKS);
-	int rc = n ? io_pread_full(c->fd, entries, n * (size_t)ENTRY_SIZE, extent_entry_off(blocks), NULL) : 0;
+	int rc = 0;
 
+	if (size % BLOCK_SIZE) {
+		rc = io_fallocate(c->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, end, BLOCK_SIZE);
+		if (rc == -EOPNOTSUPP) {
+			memset(entries, 0, size % BLOCK_SIZE);
+			rc = io_pwrite_full(c->fd, entries, size % BLOCK_SIZE, end);
+		}
+	}
+	if (rc == 0 && n)
+		rc = io_pread_full(c->fd, entries, n * (size_t)ENTRY_SIZE, extent_entry_off(blocks), NULL);
 	if (n == 0 || rc < 0 || content_all_zero(entries, n * (size_t)ENTRY_SIZE))
 		return rc;
 	memset(entries, 0, n * (size_t)ENTRY_SIZE);
@@ -171,7 +180,7 @@ static int content_failed(struct content *c, uint64_t old_size, bool old_touched
 		if (io_ftruncate(c->fd, 0) == 0)
 			c->has_header = false;
 		pthread_mutex_unlock(&c->state_lock);
-	} else if (io_ftruncate(c->fd, extent_cipher_len(old_size)) < 0 || content_forget_entries(c, old_size) < 0) {
+	} else if (io_ftruncate(c->fd, extent_cipher_len(old_size)) < 0 || content_forget_tail(c, old_size) < 0) {
 		old_touched = true;
 	}
 	return old_touched ? volume_synced(c->v, rc) : rc;
@@ -242,7 +251,8 @@ static int content_write_locked(struct content *c, const uint8_t *src, size_t le
 	bool gap = off / BLOCK_SIZE > existing;
 	if (gap)
 		content_not_dense(c);
-	if (end > size && (end % BLOCK_SIZE || gap))
+	/* Also to take away the sparse tail of the old size; where there is none to come, the data itself extends the file. */
+	if (end > size && (end % BLOCK_SIZE || gap || size % BLOCK_SIZE))
 		rc = io_ftruncate(c->fd, extent_cipher_len(end));
 	if (rc == 0)
 		rc = content_crypto_get(c, &bc);
@@ -347,7 +357,7 @@ static int content_shrink(struct content *c, uint64_t size)
 	if (rc < 0)
 		return rc;
 	atomic_store_explicit(&c->size, size, memory_order_release);
-	return volume_synced(c->v, content_forget_entries(c, size));
+	return volume_synced(c->v, content_forget_tail(c, size));
 }
 
 int content_truncate(struct content *c, uint64_t size)

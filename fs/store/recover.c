@@ -2,7 +2,7 @@
  *
  * R1. Only blocks in flux of an unclean epoch are accepted; everything else must match its entry, always.
  * R2. It may be cut itself at any point and start again: until the slot at its end is written, the old one stands.
- * R3. After it, invariant C1 holds again: the last block ends in zeros. */
+ * R3. After it, invariant C1 holds again: the last block ends in zeros, and nothing is left past it. */
 #include "store/content_internal.h"
 
 #include <fcntl.h>
@@ -92,6 +92,8 @@ int recover_content(struct content *c)
 		rc = recover_group(c, bc, blk, (unsigned)MIN(blocks - blk, GROUP_BLOCKS), buf, &anew);
 	if (rc == 0)
 		rc = recover_tail(c, bc, buf);
+	if (rc == 0 && blocks)
+		rc = content_forget_tail(c, content_size(c));
 	content_crypto_put(c, bc);
 	if (rc == 0)
 		rc = volume_synced(c->v, io_fdatasync(c->fd));

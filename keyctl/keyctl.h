@@ -1,0 +1,57 @@
+/* keyctl: what its files share. One function a command; main.c has the table. */
+#pragma once
+#include "control/wire.h"
+
+/* Exit status, a contract with scripts. */
+enum status {
+	STATUS_DONE = 0,
+	STATUS_FAILED = 1,
+	STATUS_USAGE = 2,
+	STATUS_REFUSED = 3,    /* by a rule, whose id is on stderr */
+	STATUS_PERMISSION = 4,
+	STATUS_NO_DAEMON = 5,
+	STATUS_LOCKED = 6,     /* or disabled */
+};
+
+struct options {
+	const char *socket;
+	bool json, yes, force, dry_run, verify;
+	const char *confirm, *mountpoint, *store, *type, *region;
+};
+
+struct command {
+	const char *words;      /* as typed: "env create", "lock" */
+	const char *arguments;  /* for help: "NAME --mountpoint DIR" */
+	int argument_count;
+	const char *help;
+	const char *options;    /* the letters of main.c's options that it takes */
+	enum status (*run)(const struct options *o, char **arguments);
+};
+
+/* client.c. Calls method with parameters (taken). STATUS_DONE and the answer's parameters in *ret, which the caller
+ * releases; otherwise the error has been printed. */
+enum status client_call(const struct options *o, const char *method, json_t *parameters, json_t **ret);
+/* Prints one error line. Returns status. */
+enum status client_error(enum status status, const char *format, ...) PRINTF(2, 3);
+void client_print_json(const json_t *value);
+/* Whether to go on: --yes, or a "yes" typed at a terminal. Without either: says what is missing, STATUS_USAGE. */
+enum status client_confirm(const struct options *o, const char *question);
+/* An absolute path from one relative to here; the caller frees. */
+char *client_path(const char *path);
+const char *text_of(const json_t *object, const char *key);
+long long number_of(const json_t *object, const char *key);
+
+/* environment.c */
+enum status env_create(const struct options *o, char **arguments);
+enum status env_list(const struct options *o, char **arguments);
+enum status env_show(const struct options *o, char **arguments);
+enum status env_mount(const struct options *o, char **arguments);
+enum status env_unmount(const struct options *o, char **arguments);
+enum status env_delete(const struct options *o, char **arguments);
+enum status env_lock(const struct options *o, char **arguments);
+enum status env_unlock(const struct options *o, char **arguments);
+/* report.c */
+enum status report_status(const struct options *o, char **arguments);
+enum status report_scrub(const struct options *o, char **arguments);
+enum status report_audit(const struct options *o, char **arguments);
+void report_environments(const json_t *environments);

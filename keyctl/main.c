@@ -1,0 +1,129 @@
+/* keyctl: the table of commands, and their options. */
+#include "keyctl/keyctl.h"
+
+#include <getopt.h>
+#include <stdio.h>
+#include <string.h>
+
+#define DEFAULT_SOCKET "/run/tdefs/keyctl.sock"
+
+static const struct command commands[] = {
+	{"status", "", 0, "what there is, and what needs attention", "", report_status},
+	{"env create", "NAME --mountpoint DIR", 1, "make an environment and mount it", "mstr", env_create},
+	{"env list", "", 0, "all environments", "", env_list},
+	{"env show", "NAME", 1, "all about one", "", env_show},
+	{"env mount", "NAME", 1, "mount it", "", env_mount},
+	{"env unmount", "NAME [--force]", 1, "unmount it; --force also while in use", "f", env_unmount},
+	{"env delete", "NAME --confirm NAME", 1, "destroy its key and its data", "c", env_delete},
+	{"lock", "NAME [--dry-run]", 1, "unmount at once and wipe its key; nobody reads it", "d", env_lock},
+	{"unlock", "NAME", 1, "bring a locked one back", "", env_unlock},
+	{"scrub", "NAME", 1, "verify every block of a mounted one", "", report_scrub},
+	{"audit", "[--verify]", 0, "who did what; --verify checks the chain", "v", report_audit},
+};
+
+static const struct option long_options[] = {{"socket", required_argument, NULL, 'S'}, {"json", no_argument, NULL, 'j'},
+	{"yes", no_argument, NULL, 'y'}, {"help", no_argument, NULL, 'h'}, {"version", no_argument, NULL, 'V'},
+	{"mountpoint", required_argument, NULL, 'm'}, {"store", required_argument, NULL, 's'}, {"type", required_argument, NULL, 't'},
+	{"region", required_argument, NULL, 'r'}, {"force", no_argument, NULL, 'f'}, {"confirm", required_argument, NULL, 'c'},
+	{"dry-run", no_argument, NULL, 'd'}, {"verify", no_argument, NULL, 'v'}, {0}};
+
+static void usage(FILE *f)
+{
+	fputs("Usage: keyctl [--socket PATH] [--json] COMMAND\nKeys and environments of a tdefs tenant.\n\n", f);
+	for (size_t k = 0; k < ARRAY_LEN(commands); k++)
+		fprintf(f, "  %-11s %-22s %s\n", commands[k].words, commands[k].arguments, commands[k].help);
+	fputs("\nenv create also takes --store DIR, --type production|sandbox, --region NAME.\n"
+	      "The socket is --socket, else TDEFS_SOCKET, else " DEFAULT_SOCKET ".\n"
+	      "Exit status: 0 done, 1 failed, 2 wrong usage, 3 refused by a rule, 4 no permission,\n"
+	      "5 no daemon, 6 locked or disabled.\n",
+		f);
+}
+
+static const struct command *command_find(char **words, int n, int *ret_used)
+{
+	for (size_t k = 0; k < ARRAY_LEN(commands); k++) {
+		char two[64];
+
+		snprintf(two, sizeof(two), "%.30s %.30s", words[0], n > 1 ? words[1] : "");
+		*ret_used = strchr(commands[k].words, ' ') ? 2 : 1;
+		if (strcmp(*ret_used == 2 ? two : words[0], commands[k].words) == 0)
+			return &commands[k];
+	}
+	return NULL;
+}
+
+int main(int argc, char **argv)
+{
+	struct options o = {.socket = getenv("TDEFS_SOCKET")};
+	char given[32] = "";
+	int option, used;
+
+	while ((option = getopt_long(argc, argv, "", long_options, NULL)) != -1) {
+		size_t n = strlen(given);
+
+		if (n + 1 < sizeof(given) && strchr("mstrfcdv", option)) {
+			given[n] = (char)option;
+			given[n + 1] = '\0';
+		}
+		switch (option) {
+		case 'S':
+			o.socket = optarg;
+			break;
+		case 'j':
+			o.json = true;
+			break;
+		case 'y':
+			o.yes = true;
+			break;
+		case 'm':
+			o.mountpoint = optarg;
+			break;
+		case 's':
+			o.store = optarg;
+			break;
+		case 't':
+			o.type = optarg;
+			break;
+		case 'r':
+			o.region = optarg;
+			break;
+		case 'f':
+			o.force = true;
+			break;
+		case 'c':
+			o.confirm = optarg;
+			break;
+		case 'd':
+			o.dry_run = true;
+			break;
+		case 'v':
+			o.verify = true;
+			break;
+		case 'h':
+			usage(stdout);
+			return STATUS_DONE;
+		case 'V':
+			puts("keyctl (tdefs) " TDEFS_VERSION);
+			return STATUS_DONE;
+		default:
+			fputs("keyctl --help lists commands and options\n", stderr);
+			return STATUS_USAGE;
+		}
+	}
+	if (!o.socket || !o.socket[0])
+		o.socket = DEFAULT_SOCKET;
+	if (optind == argc) {
+		usage(stderr);
+		return STATUS_USAGE;
+	}
+	const struct command *command = command_find(argv + optind, argc - optind, &used);
+	if (!command)
+		return client_error(STATUS_USAGE, "there is no command %s: keyctl --help lists them", argv[optind]);
+	if (argc - optind - used != command->argument_count)
+		return client_error(STATUS_USAGE, "usage: keyctl %s %s", command->words, command->arguments);
+	for (const char *p = given; *p; p++)
+		if (!strchr(command->options, *p))
+			return client_error(STATUS_USAGE, "%s takes another set of options: keyctl %s %s", command->words, command->words,
+				command->arguments);
+	return (int)command->run(&o, argv + optind + used);
+}

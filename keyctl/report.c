@@ -1,0 +1,111 @@
+/* report: what people look at: status, scrub, audit. */
+#include "keyctl/keyctl.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+
+void report_environments(const json_t *environments)
+{
+	json_t *env;
+	size_t k, name_width = 4;
+
+	json_array_foreach(environments, k, env) name_width = MAX(name_width, strlen(text_of(env, "name")));
+	printf("%-*s  %-9s  %-10s  %-8s  %-16s  %s\n", (int)name_width, "NAME", "STATE", "TYPE", "KEY", "FINGERPRINT", "MOUNT POINT");
+	json_array_foreach(environments, k, env)
+		printf("%-*s  %-9s  %-10s  %-8s  %-16.16s  %s\n", (int)name_width, text_of(env, "name"), text_of(env, "state"),
+			text_of(env, "type"), text_of(env, "key_source"), text_of(env, "fingerprint"), text_of(env, "mountpoint"));
+}
+
+enum status report_status(const struct options *o, char **arguments)
+{
+	json_t *answer, *line;
+	size_t k;
+	enum status status = client_call(o, "Status", json_object(), &answer);
+
+	(void)arguments;
+	if (status == STATUS_DONE && o->json) {
+		client_print_json(answer);
+	} else if (status == STATUS_DONE) {
+		const json_t *environments = json_object_get(answer, "environments"), *attention = json_object_get(answer, "attention");
+
+		printf("Tenant %s, tdefsd %s (pid %lld, up %lld s)\n", text_of(answer, "tenant"), text_of(answer, "version"),
+			number_of(answer, "pid"), number_of(answer, "uptime"));
+		printf("Platform key %.16s; key memory %s; freed pages are %s by this kernel\n\n", text_of(answer, "platform_fingerprint"),
+			json_is_true(json_object_get(answer, "memory_locked")) ? "locked" : "NOT locked",
+			json_is_true(json_object_get(answer, "init_on_free")) ? "zeroed" : "not zeroed (init_on_free=1 is not set)");
+		if (json_array_size(environments))
+			report_environments(environments);
+		else
+			printf("No environments yet: keyctl env create NAME --mountpoint DIR makes one\n");
+		printf("\n%s\n", json_array_size(attention) ? "Needs attention:" : "Nothing needs attention.");
+		json_array_foreach(attention, k, line) printf("  %s\n", json_string_value(line));
+	}
+	json_decref(answer);
+	return status;
+}
+
+enum status report_scrub(const struct options *o, char **arguments)
+{
+	const struct timespec pause = {0, 100000000};
+	bool start = true, terminal = isatty(STDERR_FILENO), running = true;
+	json_t *answer = NULL;
+	enum status status = STATUS_DONE;
+
+	while (status == STATUS_DONE && running) {
+		json_decref(answer);
+		status = client_call(o, "EnvScrub", json_pack("{ss sb}", "name", arguments[0], "start", start), &answer);
+		running = status == STATUS_DONE && json_is_true(json_object_get(answer, "running"));
+		start = false;
+		if (terminal && status == STATUS_DONE)
+			fprintf(stderr, "\r%lld files, %lld MiB, %lld damaged", number_of(answer, "files"),
+				number_of(answer, "blocks") / 256, number_of(answer, "bad"));
+		if (running)
+			nanosleep(&pause, NULL);
+	}
+	if (terminal)
+		fputc('\n', stderr);
+	if (status == STATUS_DONE) {
+		long long bad = number_of(answer, "bad");
+
+		if (o->json)
+			client_print_json(answer);
+		else
+			printf("%s: %lld files, %lld blocks verified, %lld damaged\n", arguments[0], number_of(answer, "files"),
+				number_of(answer, "blocks"), bad);
+		if (text_of(answer, "error")[0])
+			status = client_error(STATUS_FAILED, "the scrub ended early: %s", text_of(answer, "error"));
+		else if (bad)
+			status = client_error(STATUS_FAILED, "damage was found: the worker's log names each file and block");
+	}
+	json_decref(answer);
+	return status;
+}
+
+enum status report_audit(const struct options *o, char **arguments)
+{
+	json_t *answer, *entry;
+	size_t k;
+	enum status status = client_call(o, "Audit", json_pack("{sb}", "verify", o->verify), &answer);
+
+	(void)arguments;
+	if (status == STATUS_DONE && o->json) {
+		client_print_json(answer);
+	} else if (status == STATUS_DONE && o->verify) {
+		printf("%lld entries, the chain is whole\n", number_of(answer, "verified"));
+	} else if (status == STATUS_DONE) {
+		json_array_foreach(json_object_get(answer, "entries"), k, entry)
+		{
+			time_t at = (time_t)number_of(entry, "time");
+			char when[32];
+
+			strftime(when, sizeof(when), "%F %T", localtime(&at));
+			printf("%4lld  %s  uid %-5lld %-17s  %-10s  %-16s  %s%s%s%s%s\n", number_of(entry, "seq"), when,
+				number_of(entry, "uid"), text_of(entry, "role"), text_of(entry, "request"), text_of(entry, "object"),
+				text_of(entry, "outcome"), text_of(entry, "rule")[0] ? " by " : "", text_of(entry, "rule"),
+				text_of(entry, "detail")[0] ? ": " : "", text_of(entry, "detail"));
+		}
+	}
+	json_decref(answer);
+	return status;
+}
