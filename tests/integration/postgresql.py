@@ -1,0 +1,105 @@
+#!/usr/bin/python3
+"""PostgreSQL on an environment: data checksums, pgbench with four clients, clean restart, kill -9 and recovery."""
+import os
+import signal
+import sys
+import tempfile
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../lib"))
+import tdefs
+
+SECONDS = 300 if tdefs.LONG else 4
+
+
+class Server:
+    """One cluster of its own; it listens on a Unix socket only."""
+
+    def __init__(self, data, runtime):
+        self.data, self.runtime = data, runtime
+        self.log = os.path.join(runtime, "log")
+
+    def do(self, *argv, **more):
+        environment = dict(os.environ, PGHOST=self.runtime, PGUSER="postgres", PGDATABASE="postgres", LC_ALL="C")
+        return tdefs.run(*argv, preexec_fn=tdefs.as_user("postgres"), cwd=self.runtime, env=environment, **more)
+
+    def start(self):
+        with open(self.log + ".start", "a") as log:
+            done = self.do("pg_ctl", "-D", self.data, "-l", self.log, "-w", "-t", "120", "start", ok=None,
+                           stdout=log, stderr=log)
+        if done.returncode != 0:
+            tdefs.fail("PostgreSQL does not start\n" + self.text())
+        tdefs.undo(self.stop, "immediate", None)
+
+    def stop(self, how="fast", ok=(0,)):
+        self.do("pg_ctl", "-D", self.data, "-m", how, "-w", "-t", "120", "stop", ok=ok)
+
+    def kill(self):
+        with open(os.path.join(self.data, "postmaster.pid")) as f:
+            pid = int(f.readline())
+        children = tdefs.run("pgrep", "-P", pid, ok=None).stdout.split()
+        for each in [pid] + [int(c) for c in children]:
+            try:
+                os.kill(each, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        tdefs.wait_for(lambda: not any(os.path.exists("/proc/%d" % int(p)) for p in [pid] + children), "the server's end")
+
+    def sql(self, text):
+        return self.do("psql", "-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1", "-c", text).stdout.strip()
+
+    def text(self):
+        with open(self.log, errors="replace") as f:
+            return f.read()
+
+
+def balanced(server):
+    """pgbench's invariant: every transaction adds the same to four tables."""
+    sums = server.sql("select (select sum(abalance) from pgbench_accounts) = (select sum(delta) from pgbench_history),"
+                      "(select sum(tbalance) from pgbench_tellers) = (select sum(delta) from pgbench_history),"
+                      "(select sum(bbalance) from pgbench_branches) = (select sum(delta) from pgbench_history)")
+    tdefs.equal(sums, "t|t|t", "pgbench's sums")
+
+
+def main():
+    tdefs.need("initdb", "pg_ctl", "pgbench", "psql", "pg_checksums", "pg_amcheck", "pgrep")
+    base = tdefs.scratch()
+    environment = tdefs.environment(base)
+    runtime = tempfile.mkdtemp(prefix="tdefs-pg-")
+    tdefs.undo(tdefs._remove, runtime)
+    tdefs.run("chown", "postgres:", runtime, environment.mnt)
+    os.chmod(environment.mnt, 0o700)
+    data = os.path.join(environment.mnt, "data")
+    server = Server(data, runtime)
+    server.do("initdb", "-D", data, "--data-checksums", "--locale=C", "--encoding=UTF8", "--auth=trust", "-U", "postgres")
+    with open(data + "/postgresql.conf", "a") as f:
+        f.write("listen_addresses = ''\nunix_socket_directories = '%s'\nshared_buffers = '32MB'\nmax_connections = 20\n"
+                "wal_level = minimal\nmax_wal_senders = 0\nmax_wal_size = '64MB'\ncheckpoint_timeout = '30s'\n" % runtime)
+    server.start()
+    server.do("pgbench", "-i", "-q", "-s", "2")
+    server.do("pgbench", "-n", "-c", "4", "-j", "2", "-T", SECONDS)
+    balanced(server)
+    server.sql("create extension amcheck; create table marks (n int primary key, t text); "
+               "insert into marks select n, repeat(md5(n::text), 40) from generate_series(1, 5000) n; checkpoint")
+    want = server.sql("select md5(string_agg(t, '' order by n)) from marks")
+    server.stop()
+    server.do("pg_checksums", "--check", "-D", data)
+    environment.remount()
+    server.start()
+    tdefs.equal(server.sql("select md5(string_agg(t, '' order by n)) from marks"), want, "after restart and remount")
+
+    server.do("pgbench", "-n", "-c", "4", "-j", "2", "-T", SECONDS)
+    server.sql("insert into marks values (0, 'acknowledged just before the kill')")
+    server.kill()
+    server.start()
+    tdefs.equal(server.sql("select t from marks where n = 0"), "acknowledged just before the kill", "after recovery")
+    balanced(server)
+    server.do("pgbench", "-n", "-c", "4", "-j", "2", "-t", "50")
+    server.do("pg_amcheck", "--all", "--heapallindexed")
+    server.stop()
+    server.do("pg_checksums", "--check", "-D", data)
+    for bad in ("PANIC", "could not fsync", "invalid page", "checksum mismatch"):
+        tdefs.check(bad not in server.text(), "in PostgreSQL's log: %s\n%s" % (bad, server.text()))
+    environment.stop()
+
+
+main()
