@@ -346,18 +346,23 @@ static int content_shrink(struct content *c, uint64_t size)
 	}
 	c->changed = true;
 	pthread_mutex_unlock(&c->state_lock);
-	/* C1, as a write of zeros over the rest of what becomes the last block. */
-	if (rc == 0 && size % BLOCK_SIZE) {
-		uint64_t rest = MIN(BLOCK_SIZE - size % BLOCK_SIZE, content_size(c) - size);
-
-		rc = content_write_locked(c, NULL, (size_t)rest, size);
-	}
+	if (rc == 0 && size % BLOCK_SIZE)
+		rc = content_mark(c, size / BLOCK_SIZE, size / BLOCK_SIZE);
 	if (rc == 0)
 		rc = io_ftruncate(c->fd, extent_cipher_len(size));
 	if (rc < 0)
 		return rc;
+	rc = content_forget_tail(c, size);
+	/* C1, as a write of zeros over the rest of what is the last block now. */
+	if (rc == 0 && size % BLOCK_SIZE) {
+		uint64_t rest = MIN(BLOCK_SIZE - size % BLOCK_SIZE, content_size(c) - size);
+
+		rc = content_write_locked(c, NULL, (size_t)rest, size);
+		if (rc < 0)
+			(void)!io_ftruncate(c->fd, extent_cipher_len(size));
+	}
 	atomic_store_explicit(&c->size, size, memory_order_release);
-	return volume_synced(c->v, content_forget_tail(c, size));
+	return volume_synced(c->v, rc);
 }
 
 int content_truncate(struct content *c, uint64_t size)

@@ -1,0 +1,391 @@
+/* content: against a model in memory, under flips, faults and threads. */
+#include "store.h"
+
+#include <linux/falloc.h>
+#include <pthread.h>
+
+#define MODEL_MAX (700u * 4096)
+
+struct model {
+	uint8_t *b;
+	uint64_t size;
+};
+
+static void model_compare(struct content *c, const struct model *m, uint64_t seed, int op)
+{
+	uint8_t *buf = malloc(MODEL_MAX + 1);
+	ssize_t n = content_read(c, buf, MODEL_MAX + 1, 0);
+
+	if (n != (ssize_t)m->size || memcmp(buf, m->b, m->size) != 0)
+		fail_msg("seed %llx, operation %d: %zd bytes read, %llu expected, or others", (unsigned long long)seed, op, n,
+			(unsigned long long)m->size);
+	free(buf);
+}
+
+static void model_zero(struct model *m, uint64_t off, uint64_t len)
+{
+	if (off < m->size)
+		memset(m->b + off, 0, MIN(len, m->size - off));
+}
+
+/* One random change on both. */
+static void model_step(struct content *c, struct model *m, uint64_t *seed)
+{
+	uint64_t off = store_random(seed) % (store_random(seed) % 3 ? m->size + 1 : MODEL_MAX), len = store_random(seed) % 300000 + 1;
+	static uint8_t data[300001];
+
+	if (store_random(seed) % 4 == 0) {
+		off &= ~4095ull;
+		len = (len + 4095) & ~4095ull;
+	}
+	len = MIN(len, MODEL_MAX - MIN(off, MODEL_MAX - 1));
+	len = MIN(len, sizeof(data));
+	switch (store_random(seed) % 8) {
+	case 0: {
+		uint64_t size = store_random(seed) % 5 ? off : 0;
+
+		assert_int_equal(content_truncate(c, size), 0);
+		if (size > m->size)
+			memset(m->b + m->size, 0, size - m->size);
+		m->size = size;
+		break;
+	}
+	case 1:
+		assert_int_equal(content_allocate(c, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, off, len), 0);
+		model_zero(m, off, len);
+		break;
+	case 2:
+		assert_int_equal(content_allocate(c, FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE, off, len), 0);
+		model_zero(m, off, len);
+		break;
+	case 3:
+		assert_int_equal(content_allocate(c, 0, off, len), 0);
+		if (off + len > m->size) {
+			memset(m->b + m->size, 0, off + len - m->size);
+			m->size = off + len;
+		}
+		break;
+	case 4:
+		if (content_seal_begin(c))
+			content_seal_finish(c, content_sync(c, true));
+		break;
+	default:
+		for (uint64_t k = 0; k < len; k++)
+			data[k] = (uint8_t)(store_random(seed) >> 20);
+		assert_int_equal(content_write(c, data, len, off), 0);
+		if (off > m->size)
+			memset(m->b + m->size, 0, off - m->size);
+		memcpy(m->b + off, data, len);
+		m->size = MAX(m->size, off + len);
+	}
+}
+
+static void content_random_operations_match_a_model(void **state)
+{
+	unsigned rounds = getenv("TDEFS_LONG") ? 400 : 12;
+	char dir[64];
+
+	(void)state;
+	for (unsigned round = 0; round < rounds; round++) {
+		uint64_t seed = 0x9e3779b97f4a7c15 * (round + 1), first = seed;
+		struct model m = {calloc(1, MODEL_MAX + 1), 0};
+		struct content *c;
+
+		test_dir(dir);
+		store_create(dir);
+		struct volume *v = store_open(dir);
+		assert_int_equal(store_file(v, "f", true, &c), 0);
+		for (int op = 0; op < 150; op++) {
+			model_step(c, &m, &seed);
+			if (op % 5 == 0)
+				model_compare(c, &m, first, op);
+			/* Closed and opened: within an epoch, over a clean end, over a crash. */
+			if (op % 17 == 0) {
+				content_close(c);
+				assert_int_equal(store_file(v, "f", false, &c), 0);
+			} else if (op % 41 == 0) {
+				content_close(c);
+				assert_int_equal(volume_close(v), 0);
+				v = store_open(dir);
+				assert_int_equal(store_file(v, "f", false, &c), 0);
+			} else if (op % 53 == 0) {
+				assert_int_equal(content_sync(c, false), 0);
+				content_close(c);
+				v->options.read_only = true; /* closes without the clean flag, as a crash would */
+				assert_int_equal(volume_close(v), 0);
+				v = store_open(dir);
+				assert_int_equal(store_file(v, "f", false, &c), 0);
+			}
+		}
+		model_compare(c, &m, first, 150);
+		struct content_check check;
+		assert_int_equal(content_verify(c, &check), 0);
+		assert_int_equal(check.bad, 0);
+		content_close(c);
+		assert_int_equal(volume_close(v), 0);
+		free(m.b);
+		test_remove(dir);
+	}
+}
+
+/* The lower length shrinks when the tail disappears: a fixed bug. */
+static void content_last_block_filled_up_keeps_its_size(void **state)
+{
+	uint8_t data[4096] = {1};
+	struct content *c;
+	char dir[64];
+
+	(void)state;
+	test_dir(dir);
+	store_create(dir);
+	struct volume *v = store_open(dir);
+	assert_int_equal(store_file(v, "f", true, &c), 0);
+	assert_int_equal(content_write(c, data, 100, 0), 0);
+	assert_int_equal(content_write(c, data, 3996, 100), 0);
+	content_close(c);
+	assert_int_equal(store_file(v, "f", false, &c), 0);
+	assert_int_equal(content_size(c), 4096);
+	content_close(c);
+	assert_int_equal(volume_close(v), 0);
+	test_remove(dir);
+}
+
+/* Every bit of header sectors, entry and (sampled) block, flipped in the lower file. */
+static void content_flipped_bit_is_refused(void **state)
+{
+	uint8_t data[3 * 4096], buf[3 * 4096], byte;
+	char dir[64], lower[256], path[400];
+	struct content *c;
+
+	(void)state;
+	memset(data, 0x5a, sizeof(data));
+	test_dir(dir);
+	store_create(dir);
+	struct volume *v = store_open(dir);
+	struct dir_id id = store_root_id(v);
+	assert_int_equal(store_file(v, "f", true, &c), 0);
+	assert_int_equal(content_write(c, data, sizeof(data), 0), 0);
+	content_close(c);
+	assert_int_equal(dir_lower_name(v, &id, "f", lower), 0);
+	assert_int_equal(volume_close(v), 0);
+	snprintf(path, sizeof(path), "%s/root/%s", dir, lower);
+
+	struct {
+		uint64_t from, to, step;
+	} areas[] = {{0, 84, 1}, {480, 512, 1}, {1024, 1080, 1}, {1504, 1536, 1}, {4096, 4096 + 96, 1}, {8192, 8192 + 12288, 211}};
+	unsigned flips = 0;
+	v = store_open(dir);
+	int fd = open(path, O_RDWR);
+	assert_true(fd >= 0);
+	for (size_t a = 0; a < ARRAY_LEN(areas); a++)
+		for (uint64_t off = areas[a].from; off < areas[a].to; off += areas[a].step)
+			for (unsigned bit = 0; bit < 8; bit += areas[a].step == 1 ? 1 : 3) {
+				/* Version and flags say "newer", which is an error of its own. */
+				assert_int_equal(pread(fd, &byte, 1, (off_t)off), 1);
+				byte ^= (uint8_t)(1u << bit);
+				assert_int_equal(pwrite(fd, &byte, 1, (off_t)off), 1);
+				int rc = store_file(v, "f", false, &c);
+				if (rc == 0) {
+					ssize_t n = content_read(c, buf, sizeof(buf), 0);
+
+					content_close(c);
+					rc = n < 0 ? (int)n : 0;
+				}
+				if (rc != -EBADMSG && rc != -ENOTSUP)
+					fail_msg("bit %u at %llu: %d", bit, (unsigned long long)off, rc);
+				byte ^= (uint8_t)(1u << bit);
+				assert_int_equal(pwrite(fd, &byte, 1, (off_t)off), 1);
+				flips++;
+			}
+	assert_true(flips > 1000 && store_reports > 1000);
+	/* Truncation below what was sealed, once the epoch is clean. */
+	assert_int_equal(store_file(v, "f", false, &c), 0);
+	assert_int_equal(content_read(c, buf, sizeof(buf), 0), sizeof(buf));
+	assert_memory_equal(buf, data, sizeof(data));
+	content_close(c);
+	close(fd);
+	assert_int_equal(volume_close(v), 0);
+	test_remove(dir);
+}
+
+/* ---- faults ---- */
+
+struct fault {
+	int countdown, error;
+	bool hit;
+};
+
+static int fault_before(void *ctx, struct io_event *ev)
+{
+	struct fault *f = ctx;
+
+	if (ev->op == IO_STAT || ev->op == IO_UTIMENS || f->countdown-- != 0)
+		return 0;
+	f->hit = true;
+	return f->error;
+}
+
+static void content_failing_call_loses_nothing_synced(void **state)
+{
+	static const int errors[] = {-EIO, -ENOSPC};
+	uint8_t old[40 * 4096], new[20 * 4096], buf[60 * 4096];
+	char dir[64];
+
+	(void)state;
+	memset(old, 1, sizeof(old));
+	memset(new, 2, sizeof(new));
+	for (size_t e = 0; e < ARRAY_LEN(errors); e++)
+		for (int nth = 0;; nth++) {
+			struct fault fault = {nth, errors[e], false};
+			struct io_hook hook = {.before = fault_before, .ctx = &fault};
+			struct content *c;
+
+			test_dir(dir);
+			store_create(dir);
+			struct volume *v = store_open(dir);
+			assert_int_equal(store_file(v, "f", true, &c), 0);
+			assert_int_equal(content_write(c, old, sizeof(old), 0), 0);
+			assert_true(content_seal_begin(c));
+			content_seal_finish(c, content_sync(c, false));
+			io_set_hook(&hook);
+			int rc = content_write(c, new, sizeof(new), 30 * 4096 + 100);
+			if (rc == 0)
+				rc = content_sync(c, true);
+			if (rc == 0)
+				rc = content_truncate(c, 35 * 4096 + 5);
+			io_set_hook(NULL);
+			if (fault.hit && rc != errors[e])
+				fail_msg("call %d failed with %d, and %d came up", nth, errors[e], rc);
+			content_close(c);
+			(void)volume_close(v);
+			v = store_open(dir);
+			assert_int_equal(store_file(v, "f", false, &c), 0);
+			ssize_t n = content_read(c, buf, sizeof(buf), 0);
+			assert_true(n >= (ssize_t)(30 * 4096 + 100));
+			assert_memory_equal(buf, old, 30 * 4096 + 100);
+			for (ssize_t k = 30 * 4096 + 100; k < n; k++)
+				assert_true(buf[k] == 1 || buf[k] == 2);
+			content_close(c);
+			assert_int_equal(volume_close(v), 0);
+			test_remove(dir);
+			if (!fault.hit) {
+				assert_true(nth > 5);
+				break;
+			}
+		}
+}
+
+static void content_failed_sync_poisons(void **state)
+{
+	struct fault fault = {0, -EIO, false};
+	struct io_hook hook = {.before = fault_before, .ctx = &fault};
+	struct content *c;
+	char dir[64];
+
+	(void)state;
+	test_dir(dir);
+	store_create(dir);
+	struct volume *v = store_open(dir);
+	assert_int_equal(store_file(v, "f", true, &c), 0);
+	assert_int_equal(content_write(c, "abc", 3, 0), 0);
+	io_set_hook(&hook);
+	assert_int_equal(content_sync(c, true), -EIO);
+	io_set_hook(NULL);
+	assert_int_equal(content_sync(c, true), -EROFS); /* never believed again */
+	assert_int_equal(content_write(c, "abc", 3, 0), -EROFS);
+	content_close(c);
+	assert_int_equal(volume_close(v), -EROFS);
+	test_remove(dir);
+}
+
+/* ---- threads ---- */
+
+#define THREAD_BLOCKS 64u
+
+struct writer {
+	struct content *c;
+	unsigned number;
+};
+
+/* Each write fills whole blocks with one byte; a reader must never see two bytes in a block. */
+static void *writer_run(void *arg)
+{
+	struct writer *w = arg;
+	uint64_t seed = 77 + w->number;
+	uint8_t buf[8 * 4096];
+
+	for (unsigned k = 0; k < 400; k++) {
+		uint64_t blk = store_random(&seed) % (THREAD_BLOCKS - 8), n = store_random(&seed) % 8 + 1;
+		int rc = 0;
+
+		switch (store_random(&seed) % 8) {
+		case 0:
+			if (content_seal_begin(w->c))
+				content_seal_finish(w->c, content_sync(w->c, true));
+			break;
+		case 1:
+			rc = content_allocate(w->c, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, blk * 4096, n * 4096);
+			break;
+		case 2:
+			rc = content_truncate(w->c, (THREAD_BLOCKS / 2 + store_random(&seed) % (THREAD_BLOCKS / 2)) * 4096);
+			break;
+		case 3:
+		case 4: {
+			ssize_t got = content_read(w->c, buf, n * 4096, blk * 4096);
+
+			if (got < 0)
+				return (void *)"a read failed";
+			for (ssize_t b = 0; b < got; b++)
+				if (buf[b] != buf[b / 4096 * 4096])
+					return (void *)"a torn block";
+			break;
+		}
+		default:
+			memset(buf, (int)(store_random(&seed) & 0xff), n * 4096);
+			rc = content_write(w->c, buf, n * 4096, blk * 4096);
+		}
+		if (rc < 0)
+			return (void *)"a change failed";
+	}
+	return NULL;
+}
+
+static void content_threads_tear_no_block(void **state)
+{
+	pthread_t threads[6];
+	struct writer writers[6];
+	struct content_check check;
+	struct content *c;
+	char dir[64];
+
+	(void)state;
+	test_dir(dir);
+	store_create(dir);
+	struct volume *v = store_open(dir);
+	assert_int_equal(store_file(v, "f", true, &c), 0);
+	for (unsigned k = 0; k < ARRAY_LEN(threads); k++) {
+		writers[k] = (struct writer){c, k};
+		pthread_create(&threads[k], NULL, writer_run, &writers[k]);
+	}
+	for (unsigned k = 0; k < ARRAY_LEN(threads); k++) {
+		void *complaint;
+
+		pthread_join(threads[k], &complaint);
+		if (complaint)
+			fail_msg("%s", (const char *)complaint);
+	}
+	assert_int_equal(content_verify(c, &check), 0);
+	assert_int_equal(check.bad, 0);
+	content_close(c);
+	assert_int_equal(volume_close(v), 0);
+	test_remove(dir);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {cmocka_unit_test(content_random_operations_match_a_model),
+		cmocka_unit_test(content_last_block_filled_up_keeps_its_size), cmocka_unit_test(content_flipped_bit_is_refused), cmocka_unit_test(content_failing_call_loses_nothing_synced),
+		cmocka_unit_test(content_failed_sync_poisons), cmocka_unit_test(content_threads_tear_no_block)};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

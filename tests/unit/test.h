@@ -1,0 +1,31 @@
+/* What cmocka wants before it, and a store in a private directory. */
+#pragma once
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+/* A new directory; removed by test_remove. */
+static inline void test_dir(char ret[64])
+{
+	const char *tmp = getenv("TMPDIR");
+
+	snprintf(ret, 64, "%.40s/tdefs-XXXXXX", tmp && strlen(tmp) < 40 ? tmp : "/var/tmp");
+	assert_non_null(mkdtemp(ret));
+}
+
+static inline void test_remove(const char *dir)
+{
+	char command[128];
+
+	snprintf(command, sizeof(command), "rm -rf '%s'", dir);
+	assert_int_equal(system(command), 0);
+}
