@@ -15,7 +15,7 @@ struct request {
 	const json_t *parameters;
 	json_t *reply;           /* the answer's parameters; owned by request_answer */
 	struct refusal refusal;
-	char bad_parameter[64];  /* with -EBADMSG: which one has the wrong type, is missing or unknown */
+	char bad_parameter[64];  /* which one has the wrong type or is missing; empty when none */
 };
 
 /* ---- parameters ---- */
@@ -29,7 +29,7 @@ static int parameter_text(struct request *rq, const char *name, bool required, c
 		return 0;
 	if (!json_is_string(value) || strlen(json_string_value(value)) != json_string_length(value)) {
 		snprintf(rq->bad_parameter, sizeof(rq->bad_parameter), "%s", name);
-		return -EBADMSG;
+		return -EINVAL;
 	}
 	*ret = json_string_value(value);
 	return 0;
@@ -43,7 +43,7 @@ static int parameter_bool(struct request *rq, const char *name, bool *ret)
 	if (!value || json_is_null(value) || json_is_boolean(value))
 		return 0;
 	snprintf(rq->bad_parameter, sizeof(rq->bad_parameter), "%s", name);
-	return -EBADMSG;
+	return -EINVAL;
 }
 
 /* ---- what replies are made of ---- */
@@ -363,7 +363,7 @@ static json_t *refusal_json(struct request *rq, int rc)
 {
 	const char *text = rq->refusal.text[0] ? rq->refusal.text : strerror(-rc);
 
-	if (rc == -EBADMSG)
+	if (rq->bad_parameter[0])
 		return error_json("org.varlink.service.InvalidParameter", json_pack("{ss}", "parameter", rq->bad_parameter));
 	if (rc == -ENOKEY)
 		return error_json(WIRE_INTERFACE ".Locked", json_pack("{ss ss%}", "rule", rq->refusal.rule, "message", text, strlen(text)));

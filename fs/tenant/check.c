@@ -93,7 +93,7 @@ int check_store(const char *path, char **ret_path, struct refusal *ret)
 		return refuse(ret, -ENOMEM, "", "out of memory");
 	CLEANUP_FREE char *dir = realpath(dirname(dir_copy), NULL);
 	if (!dir)
-		return refuse(ret, -errno, "", "the store's parent directory %s: %s", dirname(dir_copy), strerror(errno));
+		return refuse(ret, -errno, "", "the store %s: its parent directory: %s", path, strerror(errno));
 	const char *base = basename(base_copy);
 	if (strcmp(base, "/") == 0 || strcmp(base, ".") == 0 || strcmp(base, "..") == 0)
 		return refuse(ret, -EINVAL, "", "the store %s does not end in a directory's name", path);
