@@ -52,7 +52,7 @@ static int environment_unwrap(struct tenant *t, const struct registry_env *env, 
 			unwrapped = platform_key_unwrap(t->platform_key, h.wraps[k].blob, h.wraps[k].blob_len, ek);
 	envheader_done(&h);
 	if (unwrapped < 0)
-		return refuse(ret, -ENOKEY, "", "no key that this tdefsd holds opens the store %s", env->store);
+		return refuse(ret, -EKEYREJECTED, "", "no key that this tdefsd holds opens the store %s", env->store);
 	return 0;
 }
 

@@ -152,7 +152,7 @@ keeper.stop()
 
 print("configurations")
 for text, says in (("tenant = 5;", "1: tenant: a text"), ("tenant = \"a\"", "state_dir is not set"), ("x = 1;", "1: x: there is no such"),
-                   ("tenant = ", "1: "), ("\n\nmount: { threads = 0; };", "3: mount.threads: a number"),
+                   ("tenant = ", "syntax error"), ("\n\nmount: { threads = 0; };", "3: mount.threads: a number"),
                    ("mount = 1;", "mount: a group"), ("lock: { timeout = \"5\"; };", "lock.timeout: a duration"),
                    ("state_dir = \"x\";", "state_dir: an absolute path"), ("log: { syslog = 1; };", "log.syslog: true or false"),
                    ("mount: { what = 1; };", "mount.what: there is no such")):
