@@ -74,11 +74,13 @@ def main():
     environment.stop()
     for top in (state, environment.keeper.runtime):
         tdefs.equal(search(top), [], "shown below")
-    seen = set()
+    seen, files_seen = set(), set()
     for folder, _, files in os.walk(environment.store):
         for name in files:
-            if not stat.S_ISREG(os.lstat(os.path.join(folder, name)).st_mode):
+            s = os.lstat(os.path.join(folder, name))
+            if not stat.S_ISREG(s.st_mode) or s.st_ino in files_seen:
                 continue
+            files_seen.add(s.st_ino)
             with open(os.path.join(folder, name), "rb") as f:
                 data = f.read()
             for at in range(0, len(data) - 4095, 4096):
