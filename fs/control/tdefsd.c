@@ -151,6 +151,12 @@ static int go_background(void)
 	}
 	close(word[0]);
 	setsid();
+	/* Nobody who waits for the end of our output may wait for ours; the log stays where standard error goes. */
+	int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+	if (null >= 0) {
+		dup2(null, STDIN_FILENO);
+		dup2(null, STDOUT_FILENO);
+	}
 	return word[1];
 }
 

@@ -323,7 +323,7 @@ static int create_in(int fd, const struct env_key *ek, const struct env_wrap *wr
 
 int envheader_create(const char *path, const struct env_key *ek, const struct env_wrap *wraps, size_t n)
 {
-	static const char *const parts[] = {ENVHEADER_NAME, ENVHEADER_NAME ".new", "lock", "root/" DIR_ID_NAME};
+	static const char *const parts[] = {ENVHEADER_NAME, (ENVHEADER_NAME ".new"), "lock", ("root/" DIR_ID_NAME)};
 
 	if (n < 1 || n > ENV_WRAPS_MAX)
 		return -EINVAL;
