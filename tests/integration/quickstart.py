@@ -12,7 +12,7 @@ where = ["--dir", base + "/qs", "--build-dir", os.path.dirname(BIN.rstrip("/"))]
 undo(lambda: run("bash", script, "--clean", *where, ok=None))
 for n in range(2):      # the second time on what the first left
     out = run("bash", script, "--no-install", *where).stdout
-    for text in ("is mounted on", "Ada Lovelace|difference engine", "anywhere in the store", "shop is locked", "orders.db is gone",
+    for text in ("Ada Lovelace|difference engine", "anywhere in the store", "shop is locked", "orders.db is gone",
                  "shop is unlocked", "Nothing needs attention"):
         check(text in out, "it does not say %r:\n%s" % (text, out))
 equal(out.count("Alan Turing|bombe"), 2, "the rows before and after the lock")
