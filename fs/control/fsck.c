@@ -13,7 +13,9 @@
 
 static const char usage[] =
 	"Usage: tdefs-fsck STORE --key-from FILE\n"
-	"Verifies an unmounted store. FILE is the platform key that wraps its environment key.\n"
+	"Verifies an unmounted store, whole, and changes nothing.\n\n"
+	"  --key-from FILE   the platform key that wraps its environment key\n"
+	"  --help\n\n"
 	"Exit status: 0 everything verifies, 1 damage was found, 2 wrong usage, 3 the store cannot be opened.\n";
 
 struct check {
