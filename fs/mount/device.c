@@ -39,6 +39,9 @@ static ssize_t device_read(int fd, void *buf, size_t len, void *userdata)
 	ssize_t n = read(fd, buf, len);
 	const struct fuse_in_header *h = buf;
 
+	/* What a read says that an abort (teardown.c) interrupts; to libfuse only ENODEV is the end of a session. */
+	if (n < 0 && errno == ECONNABORTED)
+		errno = ENODEV;
 	if (n < (ssize_t)sizeof(*h))
 		return n;
 	kill_privileges = request_kills(h, (size_t)n);
