@@ -210,7 +210,9 @@ int main(int argc, char **argv)
 	log_open("tdefsd", strcmp(k.config.log_level, "debug") == 0 ? LOG_LEVEL_DEBUG : LOG_LEVEL_INFO, k.config.syslog);
 	umask(022);
 	setrlimit(RLIMIT_CORE, &none);
+#ifndef TDEFS_TRACEABLE
 	prctl(PR_SET_DUMPABLE, 0);
+#endif
 	if (secret_init(SECRET_HEAP) < 0) {
 		log_error("no memory for keys");
 		return 1;

@@ -23,7 +23,9 @@ void sandbox_prepare(void)
 
 	umask(0);
 	setrlimit(RLIMIT_CORE, &none);
+#ifndef TDEFS_TRACEABLE
 	prctl(PR_SET_DUMPABLE, 0);
+#endif
 	setrlimit(RLIMIT_MEMLOCK, &unlimited);
 	memory_locked = mlockall(MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT) == 0;
 	if (!memory_locked)
@@ -46,8 +48,11 @@ bool sandbox_memory_locked(void)
 
 void sandbox_enter(void)
 {
-	static const int refused[] = {SCMP_SYS(execve), SCMP_SYS(execveat), SCMP_SYS(ptrace), SCMP_SYS(process_vm_readv),
-		SCMP_SYS(process_vm_writev), SCMP_SYS(socket), SCMP_SYS(socketpair), SCMP_SYS(connect), SCMP_SYS(mount),
+	static const int refused[] = {
+#ifndef TDEFS_TRACEABLE
+		SCMP_SYS(ptrace), SCMP_SYS(process_vm_readv), SCMP_SYS(process_vm_writev),
+#endif
+		SCMP_SYS(execve), SCMP_SYS(execveat), SCMP_SYS(socket), SCMP_SYS(socketpair), SCMP_SYS(connect), SCMP_SYS(mount),
 		SCMP_SYS(move_mount), SCMP_SYS(open_tree), SCMP_SYS(pivot_root), SCMP_SYS(chroot), SCMP_SYS(setns),
 		SCMP_SYS(unshare), SCMP_SYS(init_module), SCMP_SYS(finit_module), SCMP_SYS(delete_module), SCMP_SYS(kexec_load),
 		SCMP_SYS(bpf), SCMP_SYS(perf_event_open), SCMP_SYS(keyctl), SCMP_SYS(add_key), SCMP_SYS(request_key),
