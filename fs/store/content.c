@@ -224,7 +224,9 @@ int content_open_block(struct content *c, struct block_crypto *bc, uint64_t blk,
 	int rc;
 
 	if (memcmp(entry, hole, ENTRY_SIZE) == 0) {
+		pthread_mutex_lock(&c->state_lock);
 		rc = c->slot.dense ? -EBADMSG : 0;
+		pthread_mutex_unlock(&c->state_lock);
 		if (rc == 0)
 			memset(data, 0, BLOCK_SIZE);
 	} else if (le32_load(entry) & ENTRY_ZERO) {
