@@ -93,6 +93,7 @@ int device_mount(struct session *s)
 	ops_tree(&ops);
 	ops_file(&ops);
 	s->se = fuse_session_new(&args, &ops, sizeof(ops), s);
+	fuse_opt_free_args(&args);
 	if (!s->se)
 		return -ENOMEM;
 	if (mount(source, s->mountpoint, "fuse.tdefs", s->options.read_only ? MS_RDONLY : 0, data) < 0) {

@@ -3,6 +3,13 @@
 
 #include <sys/stat.h>
 
+/* libconfig 1.5 forgets the text of a string that does not end. */
+const char *__lsan_default_suppressions(void);
+const char *__lsan_default_suppressions(void)
+{
+	return "leak:strbuf_append\n";
+}
+
 static void header_every_byte_changed_is_refused(void **state)
 {
 	struct envheader h = {.clean = true, .ek_version = 1, .wrap_count = 1};
