@@ -16,5 +16,12 @@ void platform_key_free(struct platform_key *pk);
 const char *platform_key_fingerprint(const struct platform_key *pk);
 #define PLATFORM_WRAP_SIZE 40u
 int platform_key_wrap(const struct platform_key *pk, const struct env_key *ek, uint8_t ret[PLATFORM_WRAP_SIZE]) MUST_CHECK;
+/* Any bytes, under a key derived from this one: AES-256-KWP, so len and up to 15 more come out. */
+int platform_key_seal(const struct platform_key *pk, const void *in, size_t len, uint8_t *ret, size_t max, size_t *ret_len) MUST_CHECK;
+/* -EKEYREJECTED: sealed by another key, or damaged. */
+int platform_key_open_sealed(const struct platform_key *pk, const void *sealed, size_t len, struct secret *ret) MUST_CHECK;
+/* The key in a file's bytes, to open what another tdefsd left. -EUCLEAN. */
+bool platform_key_is_file(const void *bytes, size_t len);
+int platform_key_from_bytes(const void *bytes, size_t len, struct platform_key **ret) MUST_CHECK;
 /* -EKEYREJECTED: wrapped by another key, or damaged. */
 int platform_key_unwrap(const struct platform_key *pk, const uint8_t *blob, size_t len, struct env_key *ret) MUST_CHECK;
