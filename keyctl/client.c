@@ -79,7 +79,7 @@ static enum status client_answer_error(const char *error, const json_t *paramete
 	return client_error(STATUS_FAILED, "%s", message[0] ? message : error);
 }
 
-enum status client_call(const struct options *o, const char *method, json_t *parameters, json_t **ret)
+enum status client_call_with(const struct options *o, const struct client_call *call, json_t **ret)
 {
 	char full[80];
 	json_t *answer = NULL;
@@ -87,15 +87,26 @@ enum status client_call(const struct options *o, const char *method, json_t *par
 
 	*ret = NULL;
 	if (fd < 0) {
-		json_decref(parameters);
+		json_decref(call->parameters);
 		return client_error(STATUS_NO_DAEMON, "no tdefsd answers at %s (%s): is it running? --socket or TDEFS_SOCKET name another",
 			o->socket, strerror(-fd));
 	}
-	snprintf(full, sizeof(full), WIRE_INTERFACE ".%s", method);
-	int rc = wire_send(fd, json_pack("{ss so}", "method", full, "parameters", parameters));
+	snprintf(full, sizeof(full), WIRE_INTERFACE ".%s", call->method);
+	int rc = wire_send_fds(fd, json_pack("{ss sb so}", "method", full, "more", call->progress != NULL, "parameters", call->parameters),
+		call->fds, call->fd_count);
 	struct wire wire = {.fd = fd};
 	if (rc == 0 || rc == -EPIPE)
 		rc = wire_receive(&wire, -1, &answer);
+	while (rc == 0 && json_is_true(json_object_get(answer, "continues"))) {
+		if (call->progress)
+			call->progress(json_object_get(answer, "parameters"));
+		json_decref(answer);
+		answer = NULL;
+		rc = wire_receive(&wire, -1, &answer);
+	}
+	if (rc == 0 && call->ret_fd && wire.fd_count > 0) {
+		*call->ret_fd = wire.fds[--wire.fd_count];
+	}
 	wire_done(&wire);
 	if (rc < 0)
 		return client_error(STATUS_NO_DAEMON, "tdefsd ended the conversation: %s", strerror(-rc));
@@ -105,6 +116,21 @@ enum status client_call(const struct options *o, const char *method, json_t *par
 		*ret = json_incref(json_object_get(answer, "parameters"));
 	json_decref(answer);
 	return status;
+}
+
+enum status client_call(const struct options *o, const char *method, json_t *parameters, json_t **ret)
+{
+	return client_call_with(o, &(struct client_call){.method = method, .parameters = parameters}, ret);
+}
+
+enum status client_type(const char *prompt, char *ret, size_t size)
+{
+	printf("%s", prompt);
+	fflush(stdout);
+	if (!fgets(ret, (int)size, stdin))
+		ret[0] = '\0';
+	ret[strcspn(ret, "\n")] = '\0';
+	return ret[0] ? STATUS_DONE : client_error(STATUS_FAILED, "nothing was typed, nothing was done");
 }
 
 enum status client_confirm(const struct options *o, const char *question)

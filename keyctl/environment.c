@@ -9,7 +9,7 @@ static void print_environment(const struct options *o, const json_t *answer)
 	static const struct {
 		const char *label, *key;
 	} lines[] = {{"Name", "name"}, {"Type", "type"}, {"Region", "region"}, {"State", "state"}, {"Mount point", "mountpoint"},
-		{"Store", "store"}, {"Key", "key_source"}, {"Fingerprint", "fingerprint"}, {"Epoch", "epoch"}, {"Worker", "pid"},
+		{"Store", "store"}, {"Key source", "key_source"}, {"Key", "key"}, {"Fingerprint", "fingerprint"}, {"Epoch", "epoch"}, {"Worker", "pid"},
 		{"Uptime (s)", "uptime"}, {"Restarts", "restarts"}, {"Last failure", "reason"}, {"Open files", "open_files"},
 		{"Syncs", "syncs"}, {"Intent writes", "intents"}, {"Refused as damaged", "refused"}, {"Re-sealed after crash", "resealed"}};
 	const json_t *env = json_object_get(answer, "environment");
@@ -91,9 +91,110 @@ enum status env_mount(const struct options *o, char **arguments)
 	return call_on(o, "EnvMount", arguments[0], "is mounted");
 }
 
+static enum status unlock_call(const struct options *o, const char *name, bool confirmed)
+{
+	json_t *answer;
+	enum status status = client_call(o, "EnvUnlock", json_pack("{ss sb}", "name", name, "confirmed", confirmed), &answer);
+
+	if (status == STATUS_DONE && o->json)
+		client_print_json(json_object_get(answer, "environment"));
+	else if (status == STATUS_DONE)
+		printf("%s is unlocked and mounted on %s\n", name, text_of(json_object_get(answer, "environment"), "mountpoint"));
+	json_decref(answer);
+	return status;
+}
+
 enum status env_unlock(const struct options *o, char **arguments)
 {
-	return call_on(o, "EnvUnlock", arguments[0], "is unlocked and mounted");
+	return unlock_call(o, arguments[0], o->yes);
+}
+
+enum status env_unlock_confirmed(const struct options *o, char **arguments)
+{
+	enum status status = client_confirm(o, "Unlocking makes its data readable again.");
+
+	return status == STATUS_DONE ? unlock_call(o, arguments[0], true) : status;
+}
+
+enum status env_apply(const struct options *o, char **arguments)
+{
+	json_t *answer;
+	enum status status = client_confirm(o, "From now on the data is lost if your key is lost; nobody can bring it back.");
+
+	if (status != STATUS_DONE)
+		return status;
+	status = client_call(o, "EnvApply", json_pack("{ss}", "name", arguments[0]), &answer);
+	const json_t *env = json_object_get(answer, "environment");
+	if (status == STATUS_DONE && o->json)
+		client_print_json(env);
+	else if (status == STATUS_DONE)
+		printf("%s is under the key %s (%.16s)\n", arguments[0], text_of(env, "key"), text_of(env, "fingerprint"));
+	json_decref(answer);
+	return status;
+}
+
+enum status env_return(const struct options *o, char **arguments)
+{
+	char line[80] = "";
+	json_t *answer, *shown;
+	const char *confirm = o->confirm;
+	enum status status = client_call(o, "EnvShow", json_pack("{ss}", "name", arguments[0]), &shown);
+
+	if (status != STATUS_DONE)
+		return status;
+	bool production = strcmp(text_of(json_object_get(shown, "environment"), "type"), "production") == 0;
+	json_decref(shown);
+	if (!production) {
+		if (!confirm)
+			status = client_confirm(o, "The operator's platform key will open the data again.");
+	} else if (!confirm && isatty(STDIN_FILENO)) {
+		printf("The operator's platform key will open the data of %s again.\n", arguments[0]);
+		status = client_type("It is a production environment. Type its name to go on: ", line, sizeof(line));
+		confirm = line;
+	}
+	if (status != STATUS_DONE)
+		return status;
+	status = client_call(o, "EnvReturn", json_pack("{ss ss*}", "name", arguments[0], "confirm", confirm), &answer);
+	if (status == STATUS_DONE && o->json)
+		client_print_json(json_object_get(answer, "environment"));
+	else if (status == STATUS_DONE)
+		printf("%s is under the platform key again\n", arguments[0]);
+	json_decref(answer);
+	return status;
+}
+
+enum status env_attach(const struct options *o, char **arguments)
+{
+	CLEANUP_CLOSE int key_fd = -1;
+	CLEANUP_CLOSE int password_fd = -1;
+	json_t *answer;
+	enum status status = STATUS_DONE;
+
+	if (!o->mountpoint || !o->store)
+		return client_error(STATUS_USAGE, "env attach takes --store DIR, an existing store, and --mountpoint DIR, an empty directory");
+	if (o->key)
+		status = secret_file(o->key, &key_fd);
+	if (o->key && status == STATUS_DONE)
+		status = secret_password(o, o->key, false, &password_fd);
+	if (status != STATUS_DONE)
+		return status;
+	CLEANUP_FREE char *mountpoint = client_path(o->mountpoint), *store = client_path(o->store);
+	const int fds[] = {key_fd, password_fd};
+	json_t *parameters = json_pack("{ss ss ss ss* ss*}", "name", arguments[0], "mountpoint", mountpoint, "store", store, "type", o->type,
+		"region", o->region);
+	if (key_fd >= 0)
+		json_object_set_new(parameters, "key", json_integer(0));
+	if (password_fd >= 0)
+		json_object_set_new(parameters, "password", json_integer(1));
+	status = client_call_with(o, &(struct client_call){.method = "EnvAttach", .parameters = parameters, .fds = fds,
+					     .fd_count = (unsigned)(key_fd >= 0) + (password_fd >= 0)}, &answer);
+	const json_t *env = json_object_get(answer, "environment");
+	if (status == STATUS_DONE && o->json)
+		client_print_json(env);
+	else if (status == STATUS_DONE)
+		printf("%s is attached and mounted on %s, under the %s key\n", arguments[0], text_of(env, "mountpoint"), text_of(env, "key_source"));
+	json_decref(answer);
+	return status;
 }
 
 enum status env_unmount(const struct options *o, char **arguments)
@@ -117,11 +218,9 @@ enum status env_delete(const struct options *o, char **arguments)
 		return client_error(STATUS_USAGE, "deleting %s destroys its data for ever. Say so with --confirm %s (rule A2)", arguments[0],
 			arguments[0]);
 	if (!confirm) {
-		printf("Deleting %s destroys its data for ever. Type its name to go on: ", arguments[0]);
-		fflush(stdout);
-		if (!fgets(line, sizeof(line), stdin))
-			line[0] = '\0';
-		line[strcspn(line, "\n")] = '\0';
+		printf("Deleting %s destroys its data for ever. ", arguments[0]);
+		if (client_type("Type its name to go on: ", line, sizeof(line)) != STATUS_DONE)
+			return STATUS_FAILED;
 		confirm = line;
 	}
 	enum status status = client_call(o, "EnvDelete", json_pack("{ss ss}", "name", arguments[0], "confirm", confirm), &answer);

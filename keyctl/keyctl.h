@@ -16,14 +16,15 @@ enum status {
 struct options {
 	const char *socket;
 	bool json, yes, force, dry_run, verify;
-	const char *confirm, *mountpoint, *store, *type, *region;
+	const char *confirm, *mountpoint, *store, *type, *region, *key, *out, *password_file;
+	int password_fd; /* -1: not given */
 };
 
 struct command {
 	const char *words;      /* as typed: "env create", "lock" */
 	const char *arguments;  /* for help: "NAME --mountpoint DIR" */
 	int argument_count;
-	const char *help;
+	const char *help;       /* NULL: on the next command's line */
 	const char *options;    /* the letters of main.c's options that it takes */
 	enum status (*run)(const struct options *o, char **arguments);
 };
@@ -31,6 +32,17 @@ struct command {
 /* client.c. Calls method with parameters (taken). STATUS_DONE and the answer's parameters in *ret, which the caller
  * releases; otherwise the error has been printed. */
 enum status client_call(const struct options *o, const char *method, json_t *parameters, json_t **ret);
+/* The same with the descriptors of fds beside it; progress (may be NULL) is called with what comes before the answer; what
+ * comes with it is *ret_fd (may be NULL), -1 for nothing. */
+struct client_call {
+	const char *method;
+	json_t *parameters; /* taken */
+	const int *fds;
+	unsigned fd_count;
+	void (*progress)(const json_t *parameters);
+	int *ret_fd;
+};
+enum status client_call_with(const struct options *o, const struct client_call *call, json_t **ret);
 /* Prints one error line. Returns status. */
 enum status client_error(enum status status, const char *format, ...) PRINTF(2, 3);
 void client_print_json(const json_t *value);
@@ -41,6 +53,15 @@ char *client_path(const char *path);
 const char *text_of(const json_t *object, const char *key);
 long long number_of(const json_t *object, const char *key);
 
+/* A line typed at the terminal, without its end; STATUS_USAGE and a word on missing otherwise when there is none. */
+enum status client_type(const char *prompt, char *ret, size_t size);
+
+/* secret.c. Sealed memfds for wire.h; the caller closes them. */
+enum status secret_file(const char *path, int *ret_fd);
+/* From --password-file, --password-fd or the terminal, there twice when it is a new one. *ret_fd stays -1 when the file at
+ * path (may be NULL) needs none: a .byok or a platform key. */
+enum status secret_password(const struct options *o, const char *path, bool is_new, int *ret_fd);
+
 /* environment.c */
 enum status env_create(const struct options *o, char **arguments);
 enum status env_list(const struct options *o, char **arguments);
@@ -50,6 +71,20 @@ enum status env_unmount(const struct options *o, char **arguments);
 enum status env_delete(const struct options *o, char **arguments);
 enum status env_lock(const struct options *o, char **arguments);
 enum status env_unlock(const struct options *o, char **arguments);
+enum status env_apply(const struct options *o, char **arguments);
+enum status env_return(const struct options *o, char **arguments);
+enum status env_attach(const struct options *o, char **arguments);
+enum status env_unlock_confirmed(const struct options *o, char **arguments);
+/* key.c */
+enum status key_generate(const struct options *o, char **arguments);
+enum status key_upload(const struct options *o, char **arguments);
+enum status key_list(const struct options *o, char **arguments);
+enum status key_show(const struct options *o, char **arguments);
+enum status key_activate(const struct options *o, char **arguments);
+enum status key_unlock(const struct options *o, char **arguments);
+enum status kek_show(const struct options *o, char **arguments);
+enum status tenant_lock(const struct options *o, char **arguments);
+void key_print_list(const json_t *keys, const json_t *regions);
 /* report.c */
 enum status report_status(const struct options *o, char **arguments);
 enum status report_scrub(const struct options *o, char **arguments);

@@ -10,14 +10,26 @@
 static const struct command commands[] = {
 	{"status", "", 0, "what there is, and what needs attention", "", report_status},
 	{"env create", "NAME --mountpoint DIR", 1, "make an environment and mount it", "mstr", env_create},
-	{"env list", "", 0, "all environments", "", env_list},
-	{"env show", "NAME", 1, "all about one", "", env_show},
-	{"env mount", "NAME", 1, "mount it", "", env_mount},
-	{"env unmount", "NAME [--force]", 1, "unmount it; --force also while in use", "f", env_unmount},
+	{"env attach", "NAME --store S --mountpoint D", 1, "bring a store back; --key FILE opens it", "mstrkpP", env_attach},
+	{"env list", "", 0, NULL, "", env_list},
+	{"env show", "NAME", 1, "all environments; all about one", "", env_show},
+	{"env mount", "NAME", 1, NULL, "", env_mount},
+	{"env unmount", "NAME [--force]", 1, "--force also while in use", "f", env_unmount},
+	{"env apply-key", "NAME --yes", 1, "move it to the active key", "", env_apply},
+	{"env return-key", "NAME [--confirm NAME]", 1, "move it back to the platform key", "c", env_return},
+	{"env unlock", "NAME --yes", 1, "after the lock of its region", "", env_unlock_confirmed},
 	{"env delete", "NAME --confirm NAME", 1, "destroy its key and its data", "c", env_delete},
-	{"lock", "NAME [--dry-run]", 1, "unmount at once and wipe its key; nobody reads it", "d", env_lock},
-	{"unlock", "NAME", 1, "bring a locked one back", "", env_unlock},
+	{"lock", "NAME [--dry-run]", 1, NULL, "d", env_lock},
+	{"unlock", "NAME", 1, "unmount at once, wipe its key; bring it back", "", env_unlock},
 	{"scrub", "NAME", 1, "verify every block of a mounted one", "", report_scrub},
+	{"key generate", "NAME --out FILE.pfx", 1, "make a key, save its file", "ropP", key_generate},
+	{"key upload", "NAME FILE", 2, "bring a .pfx or .byok", "rpP", key_upload},
+	{"key list", "", 0, NULL, "", key_list},
+	{"key show", "NAME", 1, "all keys; all about one", "", key_show},
+	{"key activate", "NAME --yes", 1, "move the region to it", "", key_activate},
+	{"key unlock", "NAME FILE", 2, "after a lock: the same file again", "pP", key_unlock},
+	{"kek show", "[--out FILE.pem]", 0, "what .byok files are wrapped to", "o", kek_show},
+	{"tenant lock", "--key FILE", 0, "take all of a region offline", "krcpP", tenant_lock},
 	{"audit", "[--verify]", 0, "who did what; --verify checks the chain", "v", report_audit},
 };
 
@@ -25,17 +37,27 @@ static const struct option long_options[] = {{"socket", required_argument, NULL,
 	{"yes", no_argument, NULL, 'y'}, {"help", no_argument, NULL, 'h'}, {"version", no_argument, NULL, 'V'},
 	{"mountpoint", required_argument, NULL, 'm'}, {"store", required_argument, NULL, 's'}, {"type", required_argument, NULL, 't'},
 	{"region", required_argument, NULL, 'r'}, {"force", no_argument, NULL, 'f'}, {"confirm", required_argument, NULL, 'c'},
-	{"dry-run", no_argument, NULL, 'd'}, {"verify", no_argument, NULL, 'v'}, {0}};
+	{"dry-run", no_argument, NULL, 'd'},
+	{"key", required_argument, NULL, 'k'}, {"out", required_argument, NULL, 'o'}, {"password-file", required_argument, NULL, 'p'},
+	{"password-fd", required_argument, NULL, 'P'}, {"verify", no_argument, NULL, 'v'}, {0}};
 
 static void usage(FILE *f)
 {
-	fputs("Usage: keyctl [--socket PATH] [--json] COMMAND\nKeys and environments of a tdefs tenant.\n\n", f);
-	for (size_t k = 0; k < ARRAY_LEN(commands); k++)
-		fprintf(f, "  %-11s %-22s %s\n", commands[k].words, commands[k].arguments, commands[k].help);
-	fputs("\nenv create also takes --store DIR, --type production|sandbox, --region NAME.\n"
-	      "The socket is --socket, else TDEFS_SOCKET, else " DEFAULT_SOCKET ".\n"
-	      "Exit status: 0 done, 1 failed, 2 wrong usage, 3 refused by a rule, 4 no permission,\n"
-	      "5 no daemon, 6 locked or disabled.\n",
+	fputs("Usage: keyctl [--socket PATH] [--json] COMMAND     keys and environments of a tdefs tenant\n", f);
+	for (size_t k = 0; k < ARRAY_LEN(commands); k++) {
+		int n = 0;
+
+		for (;; k++) {
+			n += fprintf(f, "%s%s%s%s", n ? " | " : "  ", commands[k].words, commands[k].arguments[0] ? " " : "", commands[k].arguments);
+			if (commands[k].help)
+				break;
+		}
+		fprintf(f, "%*s %s\n", MAX(46 - n, 1), "", commands[k].help);
+	}
+	fputs("env create takes --store DIR, --type production|sandbox; it, keys and tenant lock --region R.\n"
+	      "Passwords: asked at a terminal, or --password-file F, --password-fd N. Confirm: --yes, --confirm.\n"
+	      "The socket is --socket, else TDEFS_SOCKET, else " DEFAULT_SOCKET ". Exit status: 0 done,\n"
+	      "1 failed, 2 usage, 3 refused by a rule, 4 no permission, 5 no daemon, 6 locked or disabled.\n",
 		f);
 }
 
@@ -54,14 +76,15 @@ static const struct command *command_find(char **words, int n, int *ret_used)
 
 int main(int argc, char **argv)
 {
-	struct options o = {.socket = getenv("TDEFS_SOCKET")};
+	struct options o = {.socket = getenv("TDEFS_SOCKET"), .password_fd = -1};
 	char given[32] = "";
+	char *end;
 	int option, used;
 
 	while ((option = getopt_long(argc, argv, "", long_options, NULL)) != -1) {
 		size_t n = strlen(given);
 
-		if (n + 1 < sizeof(given) && strchr("mstrfcdv", option)) {
+		if (n + 1 < sizeof(given) && strchr("mstrfcdvkopP", option)) {
 			given[n] = (char)option;
 			given[n + 1] = '\0';
 		}
@@ -95,6 +118,20 @@ int main(int argc, char **argv)
 			break;
 		case 'd':
 			o.dry_run = true;
+			break;
+		case 'k':
+			o.key = optarg;
+			break;
+		case 'o':
+			o.out = optarg;
+			break;
+		case 'p':
+			o.password_file = optarg;
+			break;
+		case 'P':
+			o.password_fd = (int)strtol(optarg, &end, 10);
+			if (!*optarg || *end || o.password_fd < 0)
+				return client_error(STATUS_USAGE, "--password-fd takes the number of an open descriptor, not %s", optarg);
 			break;
 		case 'v':
 			o.verify = true;

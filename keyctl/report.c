@@ -17,6 +17,23 @@ void report_environments(const json_t *environments)
 			text_of(env, "type"), text_of(env, "key_source"), text_of(env, "fingerprint"), text_of(env, "mountpoint"));
 }
 
+/* L8: what is locked with its region has a last day. */
+static void report_locked(const json_t *environments)
+{
+	json_t *env;
+	size_t k;
+
+	json_array_foreach((json_t *)environments, k, env)
+	{
+		time_t at = (time_t)number_of(env, "deleted_at");
+		char when[32];
+
+		strftime(when, sizeof(when), "%F %T", localtime(&at));
+		if (at)
+			printf("%s is locked with its region, and deleted on %s unless it is unlocked before\n", text_of(env, "name"), when);
+	}
+}
+
 enum status report_status(const struct options *o, char **arguments)
 {
 	json_t *answer, *line;
@@ -38,6 +55,11 @@ enum status report_status(const struct options *o, char **arguments)
 			report_environments(environments);
 		else
 			printf("No environments yet: keyctl env create NAME --mountpoint DIR makes one\n");
+		report_locked(environments);
+		if (json_array_size(json_object_get(answer, "keys"))) {
+			putchar('\n');
+			key_print_list(json_object_get(answer, "keys"), json_object_get(answer, "regions"));
+		}
 		printf("\n%s\n", json_array_size(attention) ? "Needs attention:" : "Nothing needs attention.");
 		json_array_foreach(attention, k, line) printf("  %s\n", json_string_value(line));
 	}

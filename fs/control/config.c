@@ -32,6 +32,12 @@ static const struct setting {
 	{"mount.restart_delay", DURATION, OFF(restart_delay_ns), "1s", 0, 0},
 	{"mount.unmount_on_stop", BOOL, OFF(unmount_on_stop), "false", 0, 0},
 	{"lock.timeout", DURATION, OFF(lock_timeout_ns), "30s", 0, 0},
+	{"guard.activation_interval", DURATION, OFF(activation_interval_ns), "24h", 0, 0},
+	{"guard.lock_after_key_change", DURATION, OFF(lock_after_key_change_ns), "72h", 0, 0},
+	{"guard.unlock_after_lock", DURATION, OFF(unlock_after_lock_ns), "1h", 0, 0},
+	{"guard.delete_locked_after", DURATION, OFF(delete_locked_after_ns), "28d", 0, 0},
+	{"guard.delete_warning", DURATION, OFF(delete_warning_ns), "7d", 0, 0},
+	{"guard.confirm_text", DURATION, OFF(confirm_text_ns), "5m", 0, 0},
 	{"log.level", TEXT, OFF(log_level), "info", 0, 0},
 	{"log.syslog", BOOL, OFF(syslog), "false", 0, 0},
 };

@@ -1,5 +1,5 @@
 /* request: see request.h. */
-#include "control/request.h"
+#include "control/request_internal.h"
 
 #include "base/log.h"
 #include "tenant/audit.h"
@@ -9,18 +9,9 @@
 
 #define STATUS_LIMIT_MS 5000
 
-struct request {
-	struct keeper *k;
-	const struct peer *peer;
-	const json_t *parameters;
-	json_t *reply;           /* the answer's parameters; owned by request_answer */
-	struct refusal refusal;
-	char bad_parameter[64];  /* which one has the wrong type or is missing; empty when none */
-};
-
 /* ---- parameters ---- */
 
-static int parameter_text(struct request *rq, const char *name, bool required, const char **ret)
+int parameter_text(struct request *rq, const char *name, bool required, const char **ret)
 {
 	const json_t *value = json_object_get(rq->parameters, name);
 
@@ -35,7 +26,7 @@ static int parameter_text(struct request *rq, const char *name, bool required, c
 	return 0;
 }
 
-static int parameter_bool(struct request *rq, const char *name, bool *ret)
+int parameter_bool(struct request *rq, const char *name, bool *ret)
 {
 	const json_t *value = json_object_get(rq->parameters, name);
 
@@ -46,91 +37,24 @@ static int parameter_bool(struct request *rq, const char *name, bool *ret)
 	return -EINVAL;
 }
 
-/* ---- what replies are made of ---- */
-
-static json_t *number(uint64_t n)
+int parameter_secret(struct request *rq, const char *name, bool required, size_t max, struct secret *ret)
 {
-	return json_integer((json_int_t)n);
-}
+	const json_t *value = json_object_get(rq->parameters, name);
+	json_int_t k = json_integer_value(value);
 
-static void environment_key(const struct registry_env *env, json_t *o)
-{
-	struct envheader h = {0};
-	int rc = envheader_read_path(env->store, &h);
-
-	json_object_set_new(o, "key_source", json_string(rc == 0 ? h.wraps[0].source : "unknown"));
-	json_object_set_new(o, "fingerprint", json_string(rc == 0 ? h.wraps[0].fingerprint : ""));
-	if (rc == 0)
-		envheader_done(&h);
-}
-
-static json_t *environment_json(struct keeper *k, const struct registry_env *env)
-{
-	const struct supervised *e = supervisor_find(&k->supervisor, env->name);
-	struct link_message m = {.type = LINK_STATUS};
-	const struct link_status *st = &m.status;
-	bool answers = e && e->pid > 0 && supervisor_call(&k->supervisor, env->name, STATUS_LIMIT_MS, &m) == 0;
-	const char *state = env->state == ENV_MOUNTED && !(e && e->pid > 0) ? "failed" : env_state_name(env->state);
-
-	if (!answers)
-		m.status = (struct link_status){0};
-	json_t *o = json_pack("{ss ss ss ss ss ss}", "name", env->name, "type", env->type, "region", env->region, "state", state,
-		"store", env->store, "mountpoint", env->mountpoint);
-	environment_key(env, o);
-	json_object_set_new(o, "epoch", number(answers ? st->epoch : env->epoch));
-	json_object_set_new(o, "pid", number(e && e->pid > 0 ? (uint64_t)e->pid : 0));
-	json_object_set_new(o, "uptime", number(e && e->pid > 0 ? (uint64_t)(clock_realtime_s() - e->started) : 0));
-	json_object_set_new(o, "restarts", number(e ? (uint64_t)e->restarts : 0));
-	json_object_set_new(o, "reason", json_string(e ? e->reason : ""));
-	json_object_set_new(o, "refused", number(st->refused));
-	json_object_set_new(o, "resealed", number(st->resealed));
-	json_object_set_new(o, "intents", number(st->intents));
-	json_object_set_new(o, "syncs", number(st->syncs));
-	json_object_set_new(o, "open_files", number(st->open_files));
-	json_object_set_new(o, "poisoned", json_boolean(st->poisoned));
-	json_object_set_new(o, "memory_locked", json_boolean(st->memory_locked));
-	json_object_set_new(o, "created", number((uint64_t)env->created));
-	return o;
-}
-
-static int reply_environment(struct request *rq, const char *name)
-{
-	struct registry_env env;
-	int rc = environment_get(&rq->k->tenant, name, &env, &rq->refusal);
-
-	if (rc == 0)
-		json_object_set_new(rq->reply, "environment", environment_json(rq->k, &env));
-	return rc;
-}
-
-static int reply_environments(struct request *rq, json_t *attention)
-{
-	CLEANUP_FREE struct registry_env *list = NULL;
-	json_t *all = json_array();
-	size_t n = 0;
-	int rc = registry_env_list(rq->k->tenant.registry, &list, &n);
-
-	for (size_t i = 0; i < n; i++) {
-		json_t *o = environment_json(rq->k, &list[i]);
-		char line[400] = "";
-		const char *state = json_string_value(json_object_get(o, "state"));
-
-		if (strcmp(state, "failed") == 0)
-			snprintf(line, sizeof(line), "%s is not mounted: %.250s", list[i].name,
-				json_string_value(json_object_get(o, "reason")));
-		else if (json_is_true(json_object_get(o, "poisoned")))
-			snprintf(line, sizeof(line), "%s is read-only: its store failed to sync; check the disk, then mount it again",
-				list[i].name);
-		else if (json_integer_value(json_object_get(o, "refused")))
-			snprintf(line, sizeof(line), "%s has refused damaged data %lld times: run keyctl scrub %s", list[i].name,
-				(long long)json_integer_value(json_object_get(o, "refused")), list[i].name);
-		if (line[0] && attention)
-			json_array_append_new(attention, json_string(line));
-		json_array_append_new(all, o);
+	if ((!value || json_is_null(value)) && !required)
+		return 0;
+	if (!json_is_integer(value) || k < 0 || k >= (json_int_t)rq->wire->fd_count) {
+		snprintf(rq->bad_parameter, sizeof(rq->bad_parameter), "%s", name);
+		return -EINVAL;
 	}
-	json_object_set_new(rq->reply, "environments", all);
-	return rc;
+	int rc = wire_read_memfd(rq->wire->fds[k], max, ret);
+	if (rc == -EINVAL)
+		return refuse(&rq->refusal, rc, "", "the %s must come as a memfd that is sealed against every change", name);
+	return rc < 0 ? refuse(&rq->refusal, rc, "", "the %s: %s", name, rc == -EFBIG ? "it is longer than any" : strerror(-rc)) : 0;
 }
+
+/* ---- handlers ---- */
 
 static json_t *users_json(const struct link_status *st)
 {
@@ -140,8 +64,6 @@ static json_t *users_json(const struct link_status *st)
 		json_array_append_new(users, json_pack("{si ss}", "pid", st->users[i].pid, "name", st->users[i].name));
 	return users;
 }
-
-/* ---- handlers ---- */
 
 static bool kernel_has_init_on_free(void)
 {
@@ -168,6 +90,8 @@ static int do_status(struct request *rq)
 	json_object_set_new(rq->reply, "memory_locked", json_boolean(secret_locked()));
 	json_object_set_new(rq->reply, "init_on_free", json_boolean(kernel_has_init_on_free()));
 	int rc = reply_environments(rq, attention);
+	if (rc == 0)
+		rc = reply_keys(rq, attention);
 	json_object_set_new(rq->reply, "attention", attention);
 	return rc;
 }
@@ -262,10 +186,13 @@ static int do_env_lock(struct request *rq)
 static int do_env_unlock(struct request *rq)
 {
 	const char *name;
+	bool confirmed;
 	int rc = parameter_text(rq, "name", true, &name);
 
 	if (rc == 0)
-		rc = environment_unlock(&rq->k->tenant, name, &rq->refusal);
+		rc = parameter_bool(rq, "confirmed", &confirmed);
+	if (rc == 0)
+		rc = environment_unlock(&rq->k->tenant, name, confirmed, &rq->refusal);
 	return rc < 0 ? rc : reply_environment(rq, name);
 }
 
@@ -283,7 +210,7 @@ static int do_env_scrub(struct request *rq)
 		rc = environment_get(&rq->k->tenant, name, &env, &rq->refusal);
 	if (rc < 0)
 		return rc;
-	if (env.state == ENV_LOCKED)
+	if (env.state == ENV_LOCKED || env.state == ENV_TENANT_LOCKED)
 		return refuse(&rq->refusal, -ENOKEY, "L7", "%s is locked: nothing in it can be verified", name);
 	if (!rq->k->tenant.workers.alive(rq->k->tenant.workers.ctx, name))
 		return refuse(&rq->refusal, -ENOTCONN, "", "%s is not mounted: mount it, or use tdefs-fsck", name);
@@ -292,9 +219,9 @@ static int do_env_scrub(struct request *rq)
 	if (rc < 0)
 		return refuse(&rq->refusal, rc, "", "%s: %s", name, rc == -EALREADY ? "a scrub is under way" : strerror(-rc));
 	json_object_set_new(rq->reply, "running", json_boolean(m.status.scrub_running));
-	json_object_set_new(rq->reply, "files", number(m.status.scrub_files));
-	json_object_set_new(rq->reply, "blocks", number(m.status.scrub_blocks));
-	json_object_set_new(rq->reply, "bad", number(m.status.scrub_bad));
+	json_object_set_new(rq->reply, "files", json_number(m.status.scrub_files));
+	json_object_set_new(rq->reply, "blocks", json_number(m.status.scrub_blocks));
+	json_object_set_new(rq->reply, "bad", json_number(m.status.scrub_bad));
 	json_object_set_new(rq->reply, "error", json_string(m.status.scrub_error ? strerror(-m.status.scrub_error) : ""));
 	return 0;
 }
@@ -325,7 +252,7 @@ static int do_audit(struct request *rq)
 		rc = registry_audit_each(registry, audit_entry, entries);
 	}
 	json_object_set_new(rq->reply, "entries", entries);
-	json_object_set_new(rq->reply, "verified", number(seq));
+	json_object_set_new(rq->reply, "verified", json_number(seq));
 	return rc;
 }
 
@@ -338,18 +265,30 @@ static const struct request_entry {
 	unsigned roles;
 	bool changes; /* goes into the audit log also when it succeeds */
 	int (*handler)(struct request *rq);
+	int (*prepare)(struct request *rq); /* before it, without the big lock; may be NULL */
 } requests[] = {
-	{"Status", ROLE_ANY, false, do_status},
-	{"EnvCreate", ADMINS, true, do_env_create},
-	{"EnvList", ROLE_ANY, false, do_env_list},
-	{"EnvShow", ROLE_ANY, false, do_env_show},
-	{"EnvMount", ADMINS, true, do_env_mount},
-	{"EnvUnmount", ADMINS, true, do_env_unmount},
-	{"EnvDelete", ROLE_TENANT_ADMIN, true, do_env_delete},
-	{"EnvLock", ADMINS, true, do_env_lock},
-	{"EnvUnlock", ROLE_TENANT_ADMIN, true, do_env_unlock},
-	{"EnvScrub", ADMINS, false, do_env_scrub},
-	{"Audit", ROLE_TENANT_ADMIN | ROLE_PLATFORM_OPERATOR | ROLE_AUDITOR, false, do_audit},
+	{"Status", ROLE_ANY, false, do_status, NULL},
+	{"EnvCreate", ADMINS, true, do_env_create, NULL},
+	{"EnvList", ROLE_ANY, false, do_env_list, NULL},
+	{"EnvShow", ROLE_ANY, false, do_env_show, NULL},
+	{"EnvMount", ADMINS, true, do_env_mount, NULL},
+	{"EnvUnmount", ADMINS, true, do_env_unmount, NULL},
+	{"EnvDelete", ROLE_TENANT_ADMIN, true, do_env_delete, NULL},
+	{"EnvLock", ADMINS, true, do_env_lock, NULL},
+	{"EnvUnlock", ROLE_TENANT_ADMIN, true, do_env_unlock, NULL},
+	{"EnvScrub", ADMINS, false, do_env_scrub, NULL},
+	{"EnvApply", ROLE_TENANT_ADMIN, true, do_env_apply, NULL},
+	{"EnvReturn", ROLE_TENANT_ADMIN, true, do_env_return, NULL},
+	{"EnvAttach", ROLE_TENANT_ADMIN, true, do_env_attach, prepare_optional_key_file},
+	{"KeyGenerate", ROLE_TENANT_ADMIN, true, do_key_generate, prepare_password},
+	{"KeyUpload", ROLE_TENANT_ADMIN, true, do_key_upload, prepare_key_file},
+	{"KeyList", ROLE_ANY, false, do_key_list, NULL},
+	{"KeyShow", ROLE_ANY, false, do_key_show, NULL},
+	{"KeyActivate", ROLE_TENANT_ADMIN, true, do_key_activate, NULL},
+	{"KeyUnlock", ROLE_TENANT_ADMIN, true, do_key_unlock, prepare_key_file},
+	{"KekShow", ROLE_TENANT_ADMIN | ROLE_VAULT_ADMIN, true, do_kek_show, NULL},
+	{"TenantLock", ROLE_TENANT_ADMIN, true, do_tenant_lock, prepare_key_file},
+	{"Audit", ROLE_TENANT_ADMIN | ROLE_PLATFORM_OPERATOR | ROLE_AUDITOR, false, do_audit, NULL},
 };
 
 /* ---- answers ---- */
@@ -377,10 +316,13 @@ static void request_audit(struct request *rq, const struct request_entry *entry,
 	struct audit_row row = {.uid = rq->peer->uid};
 	const json_t *object = json_object_get(rq->parameters, "name");
 
+	if (!object)
+		object = json_object_get(rq->parameters, "region");
+
 	/* Role and object as far as they fit: the log line has bounds, the peer's message had its own. */
 	snprintf(row.role, sizeof(row.role), "%s", role_name(rq->peer->roles & (entry->roles ? entry->roles : ROLE_ANY)));
 	snprintf(row.request, sizeof(row.request), "%s", entry->method);
-	snprintf(row.object, sizeof(row.object), "%.100s", json_is_string(object) ? json_string_value(object) : "");
+	snprintf(row.object, sizeof(row.object), "%.100s", json_is_string(object) ? json_string_value(object) : entry->handler == do_tenant_lock ? "default" : "");
 	snprintf(row.rule, sizeof(row.rule), "%s", rq->refusal.rule);
 	snprintf(row.outcome, sizeof(row.outcome), "%s", denied ? "denied" : rc == 0 ? "done" : "refused");
 	snprintf(row.detail, sizeof(row.detail), "%.500s", denied ? denied : rq->refusal.text);
@@ -389,31 +331,37 @@ static void request_audit(struct request *rq, const struct request_entry *entry,
 		log_error("the audit log takes no entry: %s", strerror(-audited));
 }
 
-static json_t *request_run(struct keeper *k, const struct peer *peer, const struct request_entry *entry, const json_t *parameters)
+static json_t *request_run(struct request *rq, const struct request_entry *entry)
 {
-	struct request rq = {.k = k, .peer = peer, .parameters = parameters};
+	const struct peer *peer = rq->peer;
+	struct keeper *k = rq->k;
 
 	if (!(peer->roles & entry->roles)) {
 		char text[200];
 
 		snprintf(text, sizeof(text), "%s is not for uid %u (role %s)", entry->method, peer->uid, role_name(peer->roles));
 		pthread_mutex_lock(&k->lock);
-		request_audit(&rq, entry, -EPERM, text);
+		request_audit(rq, entry, -EPERM, text);
 		pthread_mutex_unlock(&k->lock);
 		return error_json(WIRE_INTERFACE ".PermissionDenied", json_pack("{ss}", "message", text));
 	}
-	rq.reply = json_object();
+	rq->reply = json_object();
+	int rc = entry->prepare ? entry->prepare(rq) : 0;
 	pthread_mutex_lock(&k->lock);
-	int rc = entry->handler(&rq);
-	bool dry = json_is_true(json_object_get(parameters, "dry_run"));
-	if ((entry->changes && !dry) || (rc < 0 && rq.refusal.rule[0]))
-		request_audit(&rq, entry, rc, NULL);
+	if (rc == 0)
+		rc = entry->handler(rq);
+	bool dry = json_is_true(json_object_get(rq->parameters, "dry_run"));
+	if ((entry->changes && !dry) || (rc < 0 && rq->refusal.rule[0]))
+		request_audit(rq, entry, rc, NULL);
 	pthread_mutex_unlock(&k->lock);
+	rsa_key_free(rq->key);
+	platform_key_free(rq->platform);
+	secret_done(&rq->password);
 	if (rc < 0) {
-		json_decref(rq.reply);
-		return refusal_json(&rq, rc);
+		json_decref(rq->reply);
+		return refusal_json(rq, rc);
 	}
-	return json_pack("{so}", "parameters", rq.reply);
+	return json_pack("{so}", "parameters", rq->reply);
 }
 
 static json_t *request_service(const char *method, const json_t *parameters)
@@ -431,11 +379,13 @@ static json_t *request_service(const char *method, const json_t *parameters)
 	return error_json("org.varlink.service.MethodNotFound", json_pack("{ss}", "method", method));
 }
 
-int request_answer(struct keeper *k, const struct peer *peer, const json_t *message, int fd)
+int request_answer(struct keeper *k, const struct peer *peer, const json_t *message, struct wire *wire)
 {
 	static const char service[] = "org.varlink.service.";
 	const json_t *method_json = json_object_get(message, "method"), *parameters = json_object_get(message, "parameters");
 	const char *method = json_string_value(method_json);
+	struct request rq = {.k = k, .peer = peer, .parameters = parameters, .wire = wire, .reply_fd = -1,
+		.more = json_is_true(json_object_get(message, "more"))};
 	json_t *answer = NULL;
 
 	if (!method)
@@ -447,12 +397,13 @@ int request_answer(struct keeper *k, const struct peer *peer, const json_t *mess
 	else if (strncmp(method, WIRE_INTERFACE ".", strlen(WIRE_INTERFACE) + 1) == 0)
 		for (size_t i = 0; !answer && i < ARRAY_LEN(requests); i++)
 			if (strcmp(method + strlen(WIRE_INTERFACE) + 1, requests[i].method) == 0)
-				answer = request_run(k, peer, &requests[i], parameters);
+				answer = request_run(&rq, &requests[i]);
 	if (!answer)
 		answer = error_json("org.varlink.service.MethodNotFound", json_pack("{ss}", "method", method));
+	CLEANUP_CLOSE int reply_fd = rq.reply_fd;
 	if (json_is_true(json_object_get(message, "oneway"))) {
 		json_decref(answer);
 		return 0;
 	}
-	return wire_send(fd, answer);
+	return wire_send_fds(wire->fd, answer, &reply_fd, reply_fd >= 0);
 }

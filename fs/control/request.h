@@ -1,17 +1,23 @@
 /* request: the closed table of what a peer may ask, as which role; and its answers. */
 #pragma once
 #include "control/roles.h"
+#include "control/steward.h"
 #include "control/supervisor.h"
 #include "control/wire.h"
+
+#define GENERATED_MAX 8
 
 struct keeper {
 	struct config config;
 	struct tenant tenant;
 	struct supervisor supervisor;
+	struct steward steward;
+	char generated[GENERATED_MAX][65]; /* fingerprints of the keys made last */
+	unsigned generated_next;
 	pthread_mutex_t lock; /* everything above; one request at a time */
 	int64_t started;
 };
 extern const char request_interface[]; /* io.tdefs.Keeper.varlink */
 
-/* Answers one message of a peer on fd. -errno when the connection is of no more use. */
-int request_answer(struct keeper *k, const struct peer *peer, const json_t *message, int fd) MUST_CHECK;
+/* Answers one message of a peer, which came on wire with its descriptors. -errno when the connection is of no more use. */
+int request_answer(struct keeper *k, const struct peer *peer, const json_t *message, struct wire *wire) MUST_CHECK;

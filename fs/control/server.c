@@ -56,7 +56,7 @@ static void *server_connection(void *arg)
 
 		rc = wire_receive(&wire, IDLE_LIMIT_MS, &message);
 		if (rc == 0)
-			rc = request_answer(c->k, &peer, message, c->fd);
+			rc = request_answer(c->k, &peer, message, &wire);
 		else if (rc == -EPROTO || rc == -EMSGSIZE)
 			(void)!wire_send(c->fd, json_pack("{ss s{si ss}}", "error", WIRE_INTERFACE ".Failed", "parameters", "errno",
 						  -rc, "message", wire.error));

@@ -2,6 +2,7 @@
  * answers keyctl; it never touches file data. Ending it unmounts nothing, unless mount.unmount_on_stop says so. */
 #include "base/io.h"
 #include "base/log.h"
+#include "tenant/key.h"
 #include "control/server.h"
 
 #include <fcntl.h>
@@ -17,7 +18,7 @@
 #include <sys/stat.h>
 #include <sys/un.h>
 
-#define SECRET_HEAP (1u << 18)
+#define SECRET_HEAP (1u << 20)
 
 static const char usage[] =
 	"Usage: tdefsd --config FILE [--foreground]\n"
@@ -79,6 +80,7 @@ static int keeper_open(struct keeper *k)
 {
 	const struct config *c = &k->config;
 	CLEANUP_FREE char *registry = str_format("%s/registry.db", c->state_dir);
+	CLEANUP_FREE char *vault = str_format("%s/vault", c->state_dir);
 	bool made = false;
 	int rc = platform_key_open(c->platform_key, &k->tenant.platform_key, &made);
 
@@ -96,13 +98,25 @@ static int keeper_open(struct keeper *k)
 		log_error("the registry %s: %s", registry, rc == -EUCLEAN ? "damaged, or of a newer version" : strerror(-rc));
 		return rc;
 	}
+	rc = vault ? vault_open(vault, k->tenant.platform_key, &k->tenant.vault) : -ENOMEM;
+	if (rc < 0) {
+		log_error("the vault %s: %s", vault, strerror(-rc));
+		return rc;
+	}
+	k->tenant.name = c->tenant;
 	k->tenant.state_dir = c->state_dir;
+	k->tenant.guards = (struct guards){c->activation_interval_ns, c->lock_after_key_change_ns, c->unlock_after_lock_ns,
+		c->delete_locked_after_ns, c->delete_warning_ns, c->confirm_text_ns};
+	steward_init(&k->steward, &k->tenant, &k->lock);
+	rc = key_sweep(&k->tenant);
+	if (rc < 0)
+		log_warn("the vault %s could not be looked through: %s", vault, strerror(-rc));
 	return supervisor_init(&k->supervisor, c, &k->tenant, &k->lock);
 }
 
 static int keeper_run(struct keeper *k, int signal_fd, int ready_fd)
 {
-	pthread_t watch;
+	pthread_t watch, steward;
 	CLEANUP_CLOSE int listener = server_listen(k->config.socket);
 
 	if (listener < 0) {
@@ -113,6 +127,7 @@ static int keeper_run(struct keeper *k, int signal_fd, int ready_fd)
 	supervisor_take_back(&k->supervisor);
 	pthread_mutex_unlock(&k->lock);
 	pthread_create(&watch, NULL, supervisor_watch, &k->supervisor);
+	pthread_create(&steward, NULL, steward_run, &k->steward);
 	log_info("tenant %s: ready on %s", k->config.tenant, k->config.socket);
 	notify_ready();
 	if (ready_fd >= 0) {
@@ -123,10 +138,13 @@ static int keeper_run(struct keeper *k, int signal_fd, int ready_fd)
 	log_info("tenant %s: ending%s", k->config.tenant,
 		k->config.unmount_on_stop ? ", unmounting" : "; mounted environments go on");
 	pthread_mutex_lock(&k->lock);
-	k->supervisor.stopping = true;
+	k->supervisor.stopping = k->steward.stopping = true;
+	pthread_cond_broadcast(&k->steward.wake);
+	pthread_cond_broadcast(&k->steward.moved);
 	eventfd_write(k->supervisor.wake, 1);
 	pthread_mutex_unlock(&k->lock);
 	pthread_join(watch, NULL);
+	pthread_join(steward, NULL);
 	pthread_mutex_lock(&k->lock); /* and keep it: whoever still asks gets no answer any more */
 	if (k->config.unmount_on_stop)
 		supervisor_stop_all(&k->supervisor);
@@ -243,6 +261,7 @@ int main(int argc, char **argv)
 		return 1;
 	supervisor_done(&k.supervisor);
 	registry_close(k.tenant.registry);
+	vault_close(k.tenant.vault);
 	platform_key_free(k.tenant.platform_key);
 	_exit(0);
 }

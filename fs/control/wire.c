@@ -1,13 +1,24 @@
 /* wire: see wire.h. */
 #include "control/wire.h"
 
+#include <fcntl.h>
 #include <poll.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
+
+#define SEALS (F_SEAL_WRITE | F_SEAL_GROW | F_SEAL_SHRINK | F_SEAL_SEAL)
+
+static void wire_close_fds(struct wire *w)
+{
+	while (w->fd_count > 0)
+		close(w->fds[--w->fd_count]);
+}
 
 void wire_done(struct wire *w)
 {
+	wire_close_fds(w);
 	free(w->buf);
 	*w = (struct wire){.fd = -1};
 }
@@ -56,10 +67,38 @@ static int wire_parse(struct wire *w, size_t len, json_t **ret)
 	return 0;
 }
 
+/* recv(2) that keeps descriptors; more than WIRE_FDS_MAX are closed. */
+static ssize_t wire_recv(struct wire *w, void *buf, size_t len)
+{
+	union {
+		struct cmsghdr align;
+		char bytes[CMSG_SPACE(sizeof(int) * 16)];
+	} control;
+	struct iovec iov = {buf, len};
+	struct msghdr m = {.msg_iov = &iov, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof(control)};
+	ssize_t n = recvmsg(w->fd, &m, MSG_CMSG_CLOEXEC);
+
+	for (struct cmsghdr *c = n < 0 ? NULL : CMSG_FIRSTHDR(&m); c; c = CMSG_NXTHDR(&m, c)) {
+		if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS)
+			continue;
+		for (size_t k = 0; k < (c->cmsg_len - CMSG_LEN(0)) / sizeof(int); k++) {
+			int fd;
+
+			memcpy(&fd, CMSG_DATA(c) + k * sizeof(int), sizeof(int));
+			if (w->fd_count < WIRE_FDS_MAX)
+				w->fds[w->fd_count++] = fd;
+			else
+				close(fd);
+		}
+	}
+	return n;
+}
+
 int wire_receive(struct wire *w, int timeout_ms, json_t **ret)
 {
 	size_t seen = 0;
 
+	wire_close_fds(w);
 	for (;;) {
 		const char *end = w->used > seen ? memchr(w->buf + seen, '\0', w->used - seen) : NULL;
 
@@ -85,7 +124,7 @@ int wire_receive(struct wire *w, int timeout_ms, json_t **ret)
 			continue;
 		if (ready <= 0)
 			return ready < 0 ? -errno : -ETIMEDOUT;
-		ssize_t n = recv(w->fd, w->buf + w->used, MIN(w->size - w->used, WIRE_MESSAGE_MAX - w->used), 0);
+		ssize_t n = wire_recv(w, w->buf + w->used, MIN(w->size - w->used, WIRE_MESSAGE_MAX - w->used));
 		if (n < 0 && errno == EINTR)
 			continue;
 		if (n <= 0)
@@ -94,8 +133,17 @@ int wire_receive(struct wire *w, int timeout_ms, json_t **ret)
 	}
 }
 
-int wire_send(int fd, json_t *message_arg)
+int wire_send(int fd, json_t *message)
 {
+	return wire_send_fds(fd, message, NULL, 0);
+}
+
+int wire_send_fds(int fd, json_t *message_arg, const int *fds, unsigned n_fds)
+{
+	union {
+		struct cmsghdr align;
+		char bytes[CMSG_SPACE(sizeof(int) * WIRE_FDS_MAX)];
+	} control = {0};
 	CLEANUP(json_decrefp) json_t *message = message_arg;
 	CLEANUP_FREE char *text = message ? json_dumps(message, JSON_COMPACT) : NULL;
 	size_t len = text ? strlen(text) + 1 : 0, sent = 0;
@@ -103,7 +151,17 @@ int wire_send(int fd, json_t *message_arg)
 	if (!text)
 		return -ENOMEM;
 	while (sent < len) {
-		ssize_t n = send(fd, text + sent, len - sent, MSG_NOSIGNAL);
+		struct iovec iov = {text + sent, len - sent};
+		struct msghdr m = {.msg_iov = &iov, .msg_iovlen = 1};
+
+		if (sent == 0 && n_fds > 0 && n_fds <= WIRE_FDS_MAX) {
+			m.msg_control = &control;
+			m.msg_controllen = CMSG_SPACE(sizeof(int) * n_fds);
+			control.align = (struct cmsghdr){
+				.cmsg_len = CMSG_LEN(sizeof(int) * n_fds), .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS};
+			memcpy(CMSG_DATA(&control.align), fds, sizeof(int) * n_fds);
+		}
+		ssize_t n = sendmsg(fd, &m, MSG_NOSIGNAL);
 
 		if (n < 0 && errno == EINTR)
 			continue;
@@ -112,4 +170,24 @@ int wire_send(int fd, json_t *message_arg)
 		sent += (size_t)n;
 	}
 	return 0;
+}
+
+int wire_memfd(const void *data, size_t len)
+{
+	CLEANUP_CLOSE int fd = memfd_create("tdefs", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+
+	if (fd < 0)
+		return -errno;
+	if (pwrite(fd, data, len, 0) != (ssize_t)len || fcntl(fd, F_ADD_SEALS, SEALS) < 0)
+		return errno ? -errno : -EIO;
+	return TAKE_FD(fd);
+}
+
+int wire_read_memfd(int fd, size_t max, struct secret *ret)
+{
+	int seals = fcntl(fd, F_GET_SEALS);
+
+	if (seals < 0 || (seals & (SEALS & ~F_SEAL_SEAL)) != (SEALS & ~F_SEAL_SEAL))
+		return -EINVAL;
+	return lseek(fd, 0, SEEK_SET) < 0 ? -errno : secret_read_fd(fd, max, ret);
 }

@@ -1,6 +1,9 @@
 /* environment: see environment.h. */
 #include "tenant/environment.h"
 
+#include "tenant/operation.h"
+
+#include <fcntl.h>
 #include <limits.h>
 #include <stdio.h>
 #include <string.h>
@@ -23,6 +26,11 @@ int environment_get(struct tenant *t, const char *name, struct registry_env *ret
 	return rc < 0 ? registry_refusal(rc, ret) : 0;
 }
 
+static bool environment_is_locked(const struct registry_env *env)
+{
+	return env->state == ENV_LOCKED || env->state == ENV_TENANT_LOCKED;
+}
+
 /* ---- keys ---- */
 
 static int wrap_by_platform_key(struct tenant *t, const struct env_key *ek, struct env_wrap *ret)
@@ -33,11 +41,26 @@ static int wrap_by_platform_key(struct tenant *t, const struct env_key *ek, stru
 	return platform_key_wrap(t->platform_key, ek, ret->blob);
 }
 
-/* The environment key from whichever wrap a key that we hold opens. */
-static int environment_unwrap(struct tenant *t, const struct registry_env *env, struct env_key *ek, struct refusal *ret)
+static int wrap_by_tenant_key(const struct registry_key *key, const struct env_key *ek, struct env_wrap *ret)
 {
-	struct envheader h = {0};
-	int rc = envheader_read_path(env->store, &h), unwrapped = -ENOKEY;
+	CLEANUP(rsa_key_freep) struct rsa_key *k = NULL;
+	uint8_t public[RSA_PUBLIC_MAX];
+	size_t len = strlen(key->public_hex) / 2;
+	int rc = len <= sizeof(public) ? hex_decode(key->public_hex, public, len) : -EUCLEAN;
+
+	*ret = (struct env_wrap){.source = "tenant", .algorithm = "RSA-OAEP-SHA256", .ek_version = 1};
+	strcpy(ret->fingerprint, key->fingerprint);
+	strcpy(ret->key_name, key->name);
+	if (rc == 0)
+		rc = rsa_from_public(public, len, &k);
+	if (rc == 0 && strcmp(rsa_fingerprint(k), key->fingerprint) != 0)
+		rc = -EUCLEAN;
+	return rc < 0 ? rc : rsa_wrap(k, ek->b, sizeof(ek->b), ret->blob, &ret->blob_len);
+}
+
+static int header_read(const struct registry_env *env, struct envheader *h, struct refusal *ret)
+{
+	int rc = envheader_read_path(env->store, h);
 
 	if (rc == -ENOENT)
 		return refuse(ret, rc, "", "there is no store at %s: was it moved, or is its disk not mounted?", env->store);
@@ -45,15 +68,85 @@ static int environment_unwrap(struct tenant *t, const struct registry_env *env, 
 		return refuse(ret, rc, "", "%s is not a tdefs store, or its header is damaged: restore tdefs.env from a copy", env->store);
 	if (rc == -ENOTSUP)
 		return refuse(ret, rc, "", "the store %s was made by a newer version of tdefs", env->store);
+	return rc < 0 ? refuse(ret, rc, "", "the store %s: %s", env->store, strerror(-rc)) : 0;
+}
+
+int environment_source(struct tenant *t, const struct registry_env *env, struct env_key_source *ret_source, struct refusal *ret)
+{
+	struct envheader h = {0};
+	int rc = header_read(env, &h, ret);
+
+	(void)t;
 	if (rc < 0)
-		return refuse(ret, rc, "", "the store %s: %s", env->store, strerror(-rc));
-	for (size_t k = 0; unwrapped < 0 && k < h.wrap_count; k++)
-		if (strcmp(h.wraps[k].source, "platform") == 0)
-			unwrapped = platform_key_unwrap(t->platform_key, h.wraps[k].blob, h.wraps[k].blob_len, ek);
+		return rc;
+	*ret_source = (struct env_key_source){0};
+	strcpy(ret_source->source, h.wraps[0].source);
+	strcpy(ret_source->fingerprint, h.wraps[0].fingerprint);
+	strcpy(ret_source->key_name, h.wraps[0].key_name);
 	envheader_done(&h);
-	if (unwrapped < 0)
-		return refuse(ret, -EKEYREJECTED, "", "no key that this tdefsd holds opens the store %s", env->store);
 	return 0;
+}
+
+/* One wrap, by a key that is given, or by the one of ours that it names. */
+static int wrap_open(struct tenant *t, const struct env_wrap *w, const struct rsa_key *key, const struct platform_key *platform,
+	struct env_key *ek)
+{
+	size_t n = sizeof(ek->b);
+	int rc;
+
+	if (strcmp(w->source, "platform") == 0)
+		return platform_key_unwrap(platform ? platform : t->platform_key, w->blob, w->blob_len, ek);
+	rc = key ? rsa_unwrap(key, w->blob, w->blob_len, ek->b, sizeof(ek->b), &n)
+		 : vault_unwrap(t->vault, w->fingerprint, w->blob, w->blob_len, ek->b, sizeof(ek->b), &n);
+	return rc == 0 && n != sizeof(ek->b) ? -EKEYREJECTED : rc;
+}
+
+static int environment_unwrap_with(struct tenant *t, const struct registry_env *env, const struct rsa_key *key,
+	const struct platform_key *platform, struct env_key *ek, struct refusal *ret)
+{
+	struct envheader h = {0};
+	char by[120] = "";
+	int rc = header_read(env, &h, ret), unwrapped = -ENOKEY;
+
+	if (rc < 0)
+		return rc;
+	for (size_t k = 0; unwrapped < 0 && k < h.wrap_count; k++)
+		unwrapped = wrap_open(t, &h.wraps[k], key, platform, ek);
+	snprintf(by, sizeof(by), "%s key %.60s (%.16s)", h.wraps[0].source, h.wraps[0].key_name, h.wraps[0].fingerprint);
+	envheader_done(&h);
+	return unwrapped < 0 ? refuse(ret, -EKEYREJECTED, "", "the store %s opens with the %s, and %s", env->store, by,
+				       key || platform ? "not with the one given" : "this tdefsd does not hold that")
+			     : 0;
+}
+
+int environment_unwrap(struct tenant *t, const struct registry_env *env, struct env_key *ek, struct refusal *ret)
+{
+	return environment_unwrap_with(t, env, NULL, NULL, ek, ret);
+}
+
+static int environment_replace_wrap(struct tenant *t, const struct registry_env *env, const struct registry_key *key,
+	const struct env_key *ek, struct refusal *ret)
+{
+	struct env_wrap wrap;
+	char text[480] = "";
+	int rc = key ? wrap_by_tenant_key(key, ek, &wrap) : wrap_by_platform_key(t, ek, &wrap);
+
+	if (rc < 0)
+		return refuse(ret, rc, "", "%s could not be wrapped to %s: %s", env->name, key ? key->name : "the platform key", strerror(-rc));
+	rc = t->workers.alive(t->workers.ctx, env->name) ? t->workers.rewrap(t->workers.ctx, env->name, &wrap, 1, text)
+							 : envheader_rewrap(env->store, ek, &wrap, 1);
+	return rc < 0 ? refuse(ret, rc, "", "the header of %s could not be replaced: %s", env->name, text[0] ? text : strerror(-rc)) : 0;
+}
+
+int environment_rewrap(struct tenant *t, const struct registry_env *env, const struct registry_key *key, struct refusal *ret)
+{
+	struct env_key *ek = KEY_NEW(struct env_key);
+	int rc = ek ? environment_unwrap(t, env, ek, ret) : refuse(ret, -ENOMEM, "", "out of secure memory");
+
+	if (rc == 0)
+		rc = environment_replace_wrap(t, env, key, ek, ret);
+	KEY_FREE(ek);
+	return rc;
 }
 
 /* ---- life ---- */
@@ -106,6 +199,15 @@ static int environment_check_request(struct tenant *t, const struct environment_
 	return 0;
 }
 
+/* L6: nothing comes up while the region goes down. */
+static int region_not_locking(struct tenant *t, const char *region, struct refusal *ret)
+{
+	struct registry_operation o;
+	int rc = registry_operation_get(t->registry, region, &o);
+
+	return rc == 0 && o.kind == OPERATION_LOCK ? operation_none(t, region, ret) : 0;
+}
+
 int environment_create(struct tenant *t, const struct environment_request *request, struct refusal *ret)
 {
 	struct registry_env env;
@@ -114,6 +216,8 @@ int environment_create(struct tenant *t, const struct environment_request *reque
 	bool stored = false, registered = false;
 	int rc = environment_check_request(t, request, &env, ret);
 
+	if (rc == 0)
+		rc = region_not_locking(t, env.region, ret);
 	if (rc < 0)
 		return rc;
 	ek = KEY_NEW(struct env_key);
@@ -155,8 +259,10 @@ int environment_create(struct tenant *t, const struct environment_request *reque
 static int environment_bring_up(struct tenant *t, const struct registry_env *env, struct refusal *ret)
 {
 	struct env_key *ek = KEY_NEW(struct env_key);
-	int rc = ek ? environment_unwrap(t, env, ek, ret) : refuse(ret, -ENOMEM, "", "out of secure memory");
+	int rc = region_not_locking(t, env->region, ret);
 
+	if (rc == 0)
+		rc = ek ? environment_unwrap(t, env, ek, ret) : refuse(ret, -ENOMEM, "", "out of secure memory");
 	if (rc == 0)
 		rc = environment_start(t, env, ek, ret);
 	KEY_FREE(ek);
@@ -175,6 +281,9 @@ int environment_mount(struct tenant *t, const char *name, struct refusal *ret)
 
 	if (rc < 0)
 		return rc;
+	if (env.state == ENV_TENANT_LOCKED)
+		return refuse(ret, -ENOKEY, "L7", "%s is locked with its region: unlock the key (keyctl key unlock), then it (keyctl env unlock %s)",
+			name, name);
 	if (env.state == ENV_LOCKED)
 		return refuse(ret, -ENOKEY, "L7", "%s is locked: keyctl unlock %s opens it", name, name);
 	if (t->workers.alive(t->workers.ctx, name))
@@ -201,7 +310,7 @@ int environment_unmount(struct tenant *t, const char *name, bool force, struct r
 
 	if (rc < 0)
 		return rc;
-	if (env.state == ENV_LOCKED)
+	if (environment_is_locked(&env))
 		return refuse(ret, -ENOKEY, "L7", "%s is locked, and so not mounted", name);
 	if (env.state == ENV_UNMOUNTED && !t->workers.alive(t->workers.ctx, name))
 		return refuse(ret, -EALREADY, "", "%s is not mounted", name);
@@ -230,7 +339,7 @@ int environment_lock(struct tenant *t, const char *name, struct link_status *ret
 	*ret_status = (struct link_status){0};
 	if (rc < 0)
 		return rc;
-	if (env.state == ENV_LOCKED)
+	if (environment_is_locked(&env))
 		return refuse(ret, -ENOKEY, "L7", "%s is locked already", name);
 	/* Locked in the registry first: whatever happens now, nobody mounts it again. */
 	rc = registry_env_set_state(t->registry, name, ENV_LOCKED);
@@ -245,17 +354,143 @@ int environment_lock(struct tenant *t, const char *name, struct link_status *ret
 	return 0;
 }
 
-int environment_unlock(struct tenant *t, const char *name, struct refusal *ret)
+int environment_unlock(struct tenant *t, const char *name, bool confirmed, struct refusal *ret)
 {
+	struct env_key_source source;
+	struct registry_key key;
 	struct registry_env env;
 	int rc = environment_get(t, name, &env, ret);
 
 	if (rc < 0)
 		return rc;
-	if (env.state != ENV_LOCKED)
+	if (!environment_is_locked(&env))
 		return refuse(ret, -EALREADY, "", "%s is not locked", name);
+	rc = operation_none(t, env.region, ret);
+	if (rc < 0 || env.state == ENV_LOCKED)
+		return rc < 0 ? rc : environment_bring_up(t, &env, ret);
+	rc = environment_source(t, &env, &source, ret);
+	if (rc < 0)
+		return rc;
+	rc = registry_key_by_fingerprint(t->registry, source.fingerprint, &key);
+	if (rc < 0)
+		return refuse(ret, -EPERM, "U3", "%s is wrapped to the key %s (%.16s), which this tenant does not know", name, source.key_name,
+			source.fingerprint);
+	if (key.state == KEY_LOCKED || key.state == KEY_INSTALLING || key.state == KEY_DELETED)
+		return refuse(ret, -EPERM, "U3", "the key %s of %s is %s: unlock it first with keyctl key unlock %s FILE", key.name, name,
+			key_state_name(key.state), key.name);
+	if (!confirmed)
+		return refuse(ret, -EPERM, "U3", "unlocking %s makes its data readable again: confirm with --yes", name);
 	return environment_bring_up(t, &env, ret);
 }
+
+/* ---- which key it is under ---- */
+
+static int environment_get_changeable(struct tenant *t, const char *name, struct registry_env *env, struct env_key_source *source,
+	struct refusal *ret)
+{
+	int rc = environment_get(t, name, env, ret);
+
+	if (rc < 0)
+		return rc;
+	if (environment_is_locked(env))
+		return refuse(ret, -ENOKEY, "L7", "%s is locked: its key cannot be changed", name);
+	rc = operation_none(t, env->region, ret);
+	return rc < 0 ? rc : environment_source(t, env, source, ret);
+}
+
+int environment_apply(struct tenant *t, const char *name, struct refusal *ret)
+{
+	struct env_key_source source;
+	struct registry_key active;
+	struct registry_env env;
+	int rc = environment_get_changeable(t, name, &env, &source, ret);
+
+	if (rc < 0)
+		return rc;
+	rc = registry_key_of_region(t->registry, env.region, KEY_ACTIVE, &active);
+	if (rc == -ENOENT)
+		return refuse(ret, -EPERM, "E2", "region %s has no active key: generate, upload or activate one first", env.region);
+	if (rc < 0)
+		return registry_refusal(rc, ret);
+	if (strcmp(source.fingerprint, active.fingerprint) == 0)
+		return refuse(ret, -EALREADY, "E2", "%s is under the active key %s already", name, active.name);
+	return environment_rewrap(t, &env, &active, ret);
+}
+
+int environment_return(struct tenant *t, const char *name, const char *confirm, struct refusal *ret)
+{
+	struct env_key_source source;
+	struct registry_env env;
+	int rc = environment_get_changeable(t, name, &env, &source, ret);
+
+	if (rc < 0)
+		return rc;
+	if (strcmp(source.source, "platform") == 0)
+		return refuse(ret, -EALREADY, "E3", "%s is under the platform key already", name);
+	if (strcmp(env.type, "production") == 0 && strcmp(confirm ? confirm : "", name) != 0)
+		return refuse(ret, -EPERM, "E3", "%s is a production environment: to return it, type its name (--confirm %s)", name, name);
+	return environment_rewrap(t, &env, NULL, ret);
+}
+
+/* The header's MAC says whether the wrap's key is really this store's. */
+static int attach_check(const struct registry_env *env, const struct env_key *ek, struct refusal *ret)
+{
+	struct envheader h = {0};
+	CLEANUP_CLOSE int fd = open(env->store, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	int rc = fd < 0 ? -errno : envheader_read(fd, ek, &h);
+
+	envheader_done(&h);
+	return rc < 0 ? refuse(ret, rc, "", "the header of %s was changed, or its wraps are another store's: restore tdefs.env from a copy",
+				env->store)
+		      : 0;
+}
+
+int environment_attach(struct tenant *t, const struct environment_request *request, const struct rsa_key *key,
+	const struct platform_key *platform, struct refusal *ret)
+{
+	struct env_key_source source;
+	struct registry_key active;
+	struct registry_env env;
+	struct env_key *ek = NULL;
+	bool registered = false;
+	int rc = request->store ? environment_check_request(t, request, &env, ret)
+				: refuse(ret, -EINVAL, "", "attach takes --store DIR, the store to bring back");
+
+	if (rc == 0)
+		rc = region_not_locking(t, env.region, ret);
+	if (rc < 0)
+		return rc;
+	ek = KEY_NEW(struct env_key);
+	rc = ek ? environment_unwrap_with(t, &env, key, platform, ek, ret) : refuse(ret, -ENOMEM, "", "out of secure memory");
+	if (rc == 0)
+		rc = attach_check(&env, ek, ret);
+	if (rc == 0)
+		rc = environment_source(t, &env, &source, ret);
+	bool ours = rc == 0 && registry_key_of_region(t->registry, env.region, KEY_ACTIVE, &active) == 0 &&
+		    strcmp(active.fingerprint, source.fingerprint) == 0;
+	if (rc == 0 && !ours && (key || platform)) {
+		rc = environment_replace_wrap(t, &env, NULL, ek, ret);
+		if (rc == -EBUSY)
+			(void)refuse(ret, rc, "", "the store %s is mounted by another tdefsd", env.store);
+	}
+	if (rc == 0) {
+		rc = registry_env_add(t->registry, &env);
+		registered = rc == 0;
+		if (rc < 0)
+			(void)(rc == -EEXIST ? refuse(ret, rc, "", "another environment has this store or mount point")
+					     : registry_refusal(rc, ret));
+	}
+	if (rc == 0)
+		rc = environment_start(t, &env, ek, ret);
+	KEY_FREE(ek);
+	if (rc < 0 && registered) {
+		(void)!registry_env_remove(t->registry, env.name);
+		mountpoint_guard(env.mountpoint, false);
+	}
+	return rc;
+}
+
+/* ---- the end ---- */
 
 int environment_delete(struct tenant *t, const char *name, const char *confirm, struct refusal *ret)
 {

@@ -5,7 +5,7 @@
 #pragma once
 #include "mount/link.h"
 #include "tenant/registry.h"
-#include "vault/platform_key.h"
+#include "vault/vault.h"
 
 struct refusal {
 	char rule[8]; /* of RULES, where one refuses; else empty */
@@ -19,12 +19,32 @@ struct worker_ops {
 	int (*start)(void *ctx, const struct registry_env *env, const struct env_key *ek, uint64_t *ret_epoch, char *text);
 	int (*stop)(void *ctx, const struct registry_env *env, bool lock, bool force, struct link_status *ret_status, char *text);
 	bool (*alive)(void *ctx, const char *name);
+	/* Replaces the wraps of a mounted environment's header. */
+	int (*rewrap)(void *ctx, const char *name, const struct env_wrap *wraps, size_t n, char *text);
 	void *ctx;
 };
 
+/* Durations of the rules, nanoseconds. */
+struct guards {
+	uint64_t activation_interval_ns;   /* K8 */
+	uint64_t lock_after_key_change_ns; /* L3 */
+	uint64_t unlock_after_lock_ns;     /* L6 */
+	uint64_t delete_locked_after_ns;   /* L8 */
+	uint64_t delete_warning_ns;        /* L8 */
+	uint64_t confirm_text_ns;          /* L2 */
+};
+
 struct tenant {
+	const char *name;
 	struct registry *registry;
 	struct platform_key *platform_key;
+	struct vault *vault;
+	struct guards guards;
+	struct lock_text {
+		char text[128], region[64];
+		uint32_t uid;
+		uint64_t until_ns; /* monotonic */
+	} lock_text; /* L2: the one that was issued last; empty when used up */
 	const char *state_dir;
 	struct worker_ops workers;
 };
@@ -40,7 +60,25 @@ int environment_resume(struct tenant *t, const char *name, struct refusal *ret) 
 int environment_unmount(struct tenant *t, const char *name, bool force, struct refusal *ret) MUST_CHECK;
 /* ret_status lists who had files open. */
 int environment_lock(struct tenant *t, const char *name, struct link_status *ret_status, struct refusal *ret) MUST_CHECK;
-int environment_unlock(struct tenant *t, const char *name, struct refusal *ret) MUST_CHECK;
+/* U3: one that the tenant's lock took wants confirmed, and its key Active. */
+int environment_unlock(struct tenant *t, const char *name, bool confirmed, struct refusal *ret) MUST_CHECK;
+/* E2, E3: to the region's active key; back to the platform key (confirm: the name, for production). Mounted or not. */
+int environment_apply(struct tenant *t, const char *name, struct refusal *ret) MUST_CHECK;
+int environment_return(struct tenant *t, const char *name, const char *confirm, struct refusal *ret) MUST_CHECK;
+/* Takes a store that another tdefsd made, with the key that its header names: one of the two, or neither where this
+ * tdefsd holds it. It is wrapped to the platform key, unless it is under the region's active key already. */
+int environment_attach(struct tenant *t, const struct environment_request *request, const struct rsa_key *key,
+	const struct platform_key *platform, struct refusal *ret) MUST_CHECK;
+
+/* What its header says it is wrapped by. */
+struct env_key_source {
+	char source[16], fingerprint[65], key_name[128];
+};
+int environment_source(struct tenant *t, const struct registry_env *env, struct env_key_source *ret_source, struct refusal *ret) MUST_CHECK;
+/* The environment key, with whichever key that we hold opens a wrap. */
+int environment_unwrap(struct tenant *t, const struct registry_env *env, struct env_key *ek, struct refusal *ret) MUST_CHECK;
+/* Replaces its wraps with one by key; NULL: by the platform key. */
+int environment_rewrap(struct tenant *t, const struct registry_env *env, const struct registry_key *key, struct refusal *ret) MUST_CHECK;
 /* confirm must be the name. The environment key is destroyed first (its header is unlinked and that synced). */
 int environment_delete(struct tenant *t, const char *name, const char *confirm, struct refusal *ret) MUST_CHECK;
 

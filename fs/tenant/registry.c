@@ -1,14 +1,14 @@
 /* registry: see registry.h. */
-#include "tenant/registry.h"
+#include "tenant/registry_internal.h"
 
-#include <sqlite3.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
 
-#define SCHEMA_VERSION 1
+#define SCHEMA_VERSION 2
 
-static const char schema[] =
+/* steps[n] brings a database of version n to n + 1. */
+static const char *const steps[SCHEMA_VERSION] = {
 	"CREATE TABLE environment (name TEXT PRIMARY KEY, type TEXT NOT NULL, region TEXT NOT NULL, store TEXT NOT NULL UNIQUE,"
 	" mountpoint TEXT NOT NULL UNIQUE, state INTEGER NOT NULL, epoch INTEGER NOT NULL, created INTEGER NOT NULL,"
 	" changed INTEGER NOT NULL) STRICT;"
@@ -16,13 +16,22 @@ static const char schema[] =
 	" request TEXT NOT NULL, object TEXT NOT NULL, rule TEXT NOT NULL, outcome TEXT NOT NULL, detail TEXT NOT NULL,"
 	" previous TEXT NOT NULL, hash TEXT NOT NULL) STRICT;"
 	"CREATE TABLE audit_head (one INTEGER PRIMARY KEY CHECK (one = 1), seq INTEGER NOT NULL, hash TEXT NOT NULL) STRICT;"
-	"PRAGMA user_version = 1;";
-
-struct registry {
-	sqlite3 *db;
+	"PRAGMA user_version = 1;",
+	"CREATE TABLE tenant_key (id INTEGER PRIMARY KEY, name TEXT NOT NULL, region TEXT NOT NULL, state INTEGER NOT NULL,"
+	" origin TEXT NOT NULL, bits INTEGER NOT NULL, fingerprint TEXT NOT NULL, public TEXT NOT NULL, canary TEXT NOT NULL,"
+	" canary_hash TEXT NOT NULL, uid INTEGER NOT NULL, created INTEGER NOT NULL, activated INTEGER NOT NULL,"
+	" activated_uid INTEGER NOT NULL, locked INTEGER NOT NULL, locked_uid INTEGER NOT NULL, deleted INTEGER NOT NULL) STRICT;"
+	"CREATE UNIQUE INDEX key_name ON tenant_key (name) WHERE state <> 4;"
+	"CREATE UNIQUE INDEX key_fingerprint ON tenant_key (fingerprint) WHERE state <> 4;"
+	"CREATE UNIQUE INDEX key_active ON tenant_key (region) WHERE state = 2;"
+	"CREATE TABLE region (name TEXT PRIMARY KEY, activated INTEGER NOT NULL, changed INTEGER NOT NULL, locked INTEGER NOT NULL) STRICT;"
+	"CREATE TABLE operation (region TEXT PRIMARY KEY, kind INTEGER NOT NULL, key_id INTEGER NOT NULL, former_id INTEGER NOT NULL,"
+	" uid INTEGER NOT NULL, began INTEGER NOT NULL) STRICT;"
+	"CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;"
+	"PRAGMA user_version = 2;",
 };
 
-static int registry_error(int rc)
+int registry_error(int rc)
 {
 	switch (rc & 0xff) {
 	case SQLITE_OK:
@@ -50,7 +59,7 @@ static int registry_error(int rc)
 
 const char *env_state_name(enum env_state state)
 {
-	static const char *const names[] = {"unmounted", "mounted", "locked"};
+	static const char *const names[] = {"unmounted", "mounted", "locked", "locked"};
 
 	return names[state];
 }
@@ -63,13 +72,12 @@ void registry_close(struct registry *r)
 }
 DEFINE_CLEANUP(struct registry *, registry_close);
 
-static int registry_exec(struct registry *r, const char *sql)
+int registry_exec(struct registry *r, const char *sql)
 {
 	return registry_error(sqlite3_exec(r->db, sql, NULL, NULL, NULL));
 }
 
-/* A statement; p gets one letter per parameter: s const char *, i int64_t. */
-static int registry_prepare(struct registry *r, sqlite3_stmt **ret, const char *sql, const char *types, ...)
+int registry_prepare(struct registry *r, sqlite3_stmt **ret, const char *sql, const char *types, ...)
 {
 	__builtin_va_list ap;
 	int rc = sqlite3_prepare_v2(r->db, sql, -1, ret, NULL);
@@ -86,8 +94,7 @@ static int registry_prepare(struct registry *r, sqlite3_stmt **ret, const char *
 	return registry_error(rc);
 }
 
-/* Runs a change to its end. wants_row: -ENOENT when it changed nothing. */
-static int registry_change(struct registry *r, sqlite3_stmt *st, bool wants_row)
+int registry_change(struct registry *r, sqlite3_stmt *st, bool wants_row)
 {
 	int rc = sqlite3_step(st);
 
@@ -95,6 +102,20 @@ static int registry_change(struct registry *r, sqlite3_stmt *st, bool wants_row)
 	if (rc != SQLITE_DONE)
 		return registry_error(rc);
 	return wants_row && sqlite3_changes(r->db) == 0 ? -ENOENT : 0;
+}
+
+int registry_begin(struct registry *r)
+{
+	return registry_exec(r, "BEGIN IMMEDIATE");
+}
+
+int registry_end(struct registry *r, int rc)
+{
+	if (rc == 0)
+		rc = registry_exec(r, "COMMIT");
+	if (rc < 0)
+		(void)!registry_exec(r, "ROLLBACK");
+	return rc;
 }
 
 int registry_open(const char *path, struct registry **ret)
@@ -117,14 +138,12 @@ int registry_open(const char *path, struct registry **ret)
 	if (sqlite3_step(st) == SQLITE_ROW)
 		version = sqlite3_column_int(st, 0);
 	sqlite3_finalize(st);
-	if (version == 0) {
-		rc = registry_exec(r, "BEGIN IMMEDIATE");
+	if (version < 0 || version > SCHEMA_VERSION)
+		return -EUCLEAN;
+	for (; rc == 0 && version < SCHEMA_VERSION; version++) {
+		rc = registry_begin(r);
 		if (rc == 0)
-			rc = registry_exec(r, schema);
-		if (rc == 0)
-			rc = registry_exec(r, "COMMIT");
-	} else if (version != SCHEMA_VERSION) {
-		rc = -EUCLEAN;
+			rc = registry_end(r, registry_exec(r, steps[version]));
 	}
 	if (rc < 0)
 		return rc;
@@ -136,7 +155,7 @@ int registry_open(const char *path, struct registry **ret)
 
 #define ENV_COLUMNS "name, type, region, store, mountpoint, state, epoch, created, changed"
 
-static void column_text(sqlite3_stmt *st, int column, char *ret, size_t size)
+void column_text(sqlite3_stmt *st, int column, char *ret, size_t size)
 {
 	const unsigned char *text = sqlite3_column_text(st, column);
 
@@ -152,7 +171,7 @@ static void env_from_row(sqlite3_stmt *st, struct registry_env *ret)
 	column_text(st, 3, ret->store, sizeof(ret->store));
 	column_text(st, 4, ret->mountpoint, sizeof(ret->mountpoint));
 	int state = sqlite3_column_int(st, 5);
-	ret->state = state == ENV_MOUNTED || state == ENV_LOCKED ? (enum env_state)state : ENV_UNMOUNTED;
+	ret->state = state > ENV_UNMOUNTED && state <= ENV_TENANT_LOCKED ? (enum env_state)state : ENV_UNMOUNTED;
 	ret->epoch = (uint64_t)sqlite3_column_int64(st, 6);
 	ret->created = sqlite3_column_int64(st, 7);
 	ret->changed = sqlite3_column_int64(st, 8);
@@ -255,7 +274,7 @@ static void audit_from_row(sqlite3_stmt *st, struct audit_row *ret)
 int registry_audit_add(struct registry *r, const struct audit_row *row)
 {
 	sqlite3_stmt *st;
-	int rc = registry_exec(r, "BEGIN IMMEDIATE");
+	int rc = registry_begin(r);
 
 	if (rc < 0)
 		return rc;
@@ -269,11 +288,7 @@ int registry_audit_add(struct registry *r, const struct audit_row *row)
 			(int64_t)row->seq, row->hash);
 	if (rc == 0)
 		rc = registry_change(r, st, false);
-	if (rc == 0)
-		rc = registry_exec(r, "COMMIT");
-	if (rc < 0)
-		(void)registry_exec(r, "ROLLBACK");
-	return rc;
+	return registry_end(r, rc);
 }
 
 int registry_audit_each(struct registry *r, int (*fn)(void *ctx, const struct audit_row *row), void *ctx)

@@ -11,6 +11,7 @@ enum env_state {
 	ENV_UNMOUNTED, /* nobody wants it mounted */
 	ENV_MOUNTED,   /* it should be mounted; whether a worker serves it, the supervisor knows */
 	ENV_LOCKED,    /* by keyctl lock: only unlock ends that */
+	ENV_TENANT_LOCKED, /* by the lock of its region (rule L4): only with the locking key */
 };
 struct registry_env {
 	char name[64], type[16], region[64];
@@ -23,6 +24,10 @@ const char *env_state_name(enum env_state state);
 
 int registry_open(const char *path, struct registry **ret) MUST_CHECK;
 void registry_close(struct registry *r);
+
+/* A change of several rows: begin, changes, and end with their result, which commits (0) or rolls back. */
+int registry_begin(struct registry *r) MUST_CHECK;
+int registry_end(struct registry *r, int rc) MUST_CHECK;
 
 int registry_env_add(struct registry *r, const struct registry_env *env) MUST_CHECK;
 int registry_env_get(struct registry *r, const char *name, struct registry_env *ret) MUST_CHECK;
@@ -46,3 +51,57 @@ int registry_audit_last(struct registry *r, struct audit_row *ret) MUST_CHECK;
 int registry_audit_each(struct registry *r, int (*fn)(void *ctx, const struct audit_row *row), void *ctx) MUST_CHECK;
 /* The hash and number of the latest entry as kept beside the log, so that a cut-off end is seen. */
 int registry_audit_head(struct registry *r, uint64_t *ret_seq, char ret_hash[65]) MUST_CHECK;
+
+/* Tenant keys. States are rule K4's; a removed key's row stays. */
+enum key_state { KEY_AVAILABLE, KEY_INSTALLING, KEY_ACTIVE, KEY_LOCKED, KEY_DELETED };
+const char *key_state_name(enum key_state state);
+struct registry_key {
+	int64_t id;
+	char name[64], region[64];
+	enum key_state state;
+	char origin[16];         /* "generated", "pfx", "byok" */
+	unsigned bits;
+	char fingerprint[65];
+	char public_hex[2049];   /* SubjectPublicKeyInfo */
+	char canary[1025], canary_hash[65]; /* 32 random bytes wrapped to it, and their SHA-256 */
+	int64_t created, activated, locked, deleted; /* seconds since 1970; 0: never */
+	uint32_t uid, activated_uid, locked_uid;
+};
+/* -EEXIST: a key of this name or fingerprint that is not deleted is there. ret_id may be NULL. */
+int registry_key_add(struct registry *r, const struct registry_key *key, int64_t *ret_id) MUST_CHECK;
+/* The one that is not deleted, else the latest. */
+int registry_key_by_name(struct registry *r, const char *name, struct registry_key *ret) MUST_CHECK;
+int registry_key_by_fingerprint(struct registry *r, const char *fingerprint, struct registry_key *ret) MUST_CHECK;
+int registry_key_by_id(struct registry *r, int64_t id, struct registry_key *ret) MUST_CHECK;
+/* The region's key of this state. */
+int registry_key_of_region(struct registry *r, const char *region, enum key_state state, struct registry_key *ret) MUST_CHECK;
+int registry_key_list(struct registry *r, struct registry_key **ret, size_t *ret_n) MUST_CHECK;
+/* Notes time and uid where the state has such (active, locked, deleted). */
+int registry_key_set_state(struct registry *r, int64_t id, enum key_state state, uint32_t uid) MUST_CHECK;
+
+/* What guard times count from; zeros for a region that nothing happened in. */
+struct registry_region {
+	char name[64];
+	int64_t activated, changed, locked;
+};
+int registry_region_get(struct registry *r, const char *name, struct registry_region *ret) MUST_CHECK;
+int registry_region_set(struct registry *r, const struct registry_region *region) MUST_CHECK;
+
+/* Work that spans registry and stores, at most one a region; its row is there until it is done, through any crash. */
+enum operation_kind { OPERATION_ACTIVATE, OPERATION_LOCK, OPERATION_UNLOCK };
+struct registry_operation {
+	char region[64];
+	enum operation_kind kind;
+	int64_t key_id, former_id; /* former: 0 for none */
+	uint32_t uid;
+	int64_t began;
+};
+int registry_operation_add(struct registry *r, const struct registry_operation *o) MUST_CHECK;
+int registry_operation_get(struct registry *r, const char *region, struct registry_operation *ret) MUST_CHECK;
+/* The first whose region's name is greater than after. */
+int registry_operation_next(struct registry *r, const char *after, struct registry_operation *ret) MUST_CHECK;
+int registry_operation_remove(struct registry *r, const char *region) MUST_CHECK;
+
+/* Single values: the highest time seen, the key-exchange key's fingerprint. */
+int registry_meta_get(struct registry *r, const char *name, char *ret, size_t size) MUST_CHECK;
+int registry_meta_set(struct registry *r, const char *name, const char *value) MUST_CHECK;

@@ -1,0 +1,221 @@
+/* reply: what answers say of environments and keys. */
+#include "control/request_internal.h"
+
+#include "tenant/guard.h"
+#include "tenant/key.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+
+#define STATUS_LIMIT_MS 5000
+
+json_t *json_number(uint64_t n)
+{
+	return json_integer((json_int_t)n);
+}
+
+static int64_t duration_s(uint64_t ns)
+{
+	return (int64_t)((ns + 999999999u) / 1000000000u);
+}
+
+static void environment_key(const struct registry_env *env, json_t *o)
+{
+	struct envheader h = {0};
+	int rc = envheader_read_path(env->store, &h);
+
+	json_object_set_new(o, "key_source", json_string(rc == 0 ? h.wraps[0].source : "unknown"));
+	json_object_set_new(o, "key", json_string(rc == 0 ? h.wraps[0].key_name : ""));
+	json_object_set_new(o, "fingerprint", json_string(rc == 0 ? h.wraps[0].fingerprint : ""));
+	if (rc == 0)
+		envheader_done(&h);
+}
+
+json_t *environment_json(struct keeper *k, const struct registry_env *env)
+{
+	const struct supervised *e = supervisor_find(&k->supervisor, env->name);
+	struct link_message m = {.type = LINK_STATUS};
+	const struct link_status *st = &m.status;
+	bool answers = e && e->pid > 0 && supervisor_call(&k->supervisor, env->name, STATUS_LIMIT_MS, &m) == 0;
+	const char *state = env->state == ENV_MOUNTED && !(e && e->pid > 0) ? "failed" : env_state_name(env->state);
+
+	if (!answers)
+		m.status = (struct link_status){0};
+	json_t *o = json_pack("{ss ss ss ss ss ss}", "name", env->name, "type", env->type, "region", env->region, "state", state,
+		"store", env->store, "mountpoint", env->mountpoint);
+	environment_key(env, o);
+	json_object_set_new(o, "epoch", json_number(answers ? st->epoch : env->epoch));
+	json_object_set_new(o, "pid", json_number(e && e->pid > 0 ? (uint64_t)e->pid : 0));
+	json_object_set_new(o, "uptime", json_number(e && e->pid > 0 ? (uint64_t)(clock_realtime_s() - e->started) : 0));
+	json_object_set_new(o, "restarts", json_number(e ? (uint64_t)e->restarts : 0));
+	json_object_set_new(o, "reason", json_string(e ? e->reason : ""));
+	json_object_set_new(o, "refused", json_number(st->refused));
+	json_object_set_new(o, "resealed", json_number(st->resealed));
+	json_object_set_new(o, "intents", json_number(st->intents));
+	json_object_set_new(o, "syncs", json_number(st->syncs));
+	json_object_set_new(o, "open_files", json_number(st->open_files));
+	json_object_set_new(o, "poisoned", json_boolean(st->poisoned));
+	json_object_set_new(o, "memory_locked", json_boolean(st->memory_locked));
+	int64_t deleted = env->state == ENV_TENANT_LOCKED ? env->changed + duration_s(k->config.delete_locked_after_ns) : 0;
+	json_object_set_new(o, "locked_by", json_string(env->state == ENV_TENANT_LOCKED ? "tenant" : env->state == ENV_LOCKED ? "keyctl" : ""));
+	json_object_set_new(o, "deleted_at", json_number((uint64_t)deleted));
+	json_object_set_new(o, "created", json_number((uint64_t)env->created));
+	return o;
+}
+
+int reply_environment(struct request *rq, const char *name)
+{
+	struct registry_env env;
+	int rc = environment_get(&rq->k->tenant, name, &env, &rq->refusal);
+
+	if (rc == 0)
+		json_object_set_new(rq->reply, "environment", environment_json(rq->k, &env));
+	return rc;
+}
+
+/* L8: when it will be deleted, once that is near. */
+static void attention_of_lock(struct request *rq, const struct registry_env *env, char *line, size_t size)
+{
+	const struct config *c = &rq->k->config;
+	time_t at = (time_t)(env->changed + duration_s(c->delete_locked_after_ns));
+	char day[40];
+
+	if (clock_realtime_s() + duration_s(c->delete_warning_ns) < at)
+		return;
+	strftime(day, sizeof(day), "%F %T", localtime(&at));
+	snprintf(line, size, "%s is deleted on %s if it is not unlocked before (rule L8)", env->name, day);
+}
+
+int reply_environments(struct request *rq, json_t *attention)
+{
+	CLEANUP_FREE struct registry_env *list = NULL;
+	json_t *all = json_array();
+	size_t n = 0;
+	int rc = registry_env_list(rq->k->tenant.registry, &list, &n);
+
+	for (size_t i = 0; i < n; i++) {
+		json_t *o = environment_json(rq->k, &list[i]);
+		char line[400] = "";
+		const char *state = json_string_value(json_object_get(o, "state"));
+
+		if (strcmp(state, "failed") == 0)
+			snprintf(line, sizeof(line), "%s is not mounted: %.250s", list[i].name,
+				json_string_value(json_object_get(o, "reason")));
+		else if (json_is_true(json_object_get(o, "poisoned")))
+			snprintf(line, sizeof(line), "%s is read-only: its store failed to sync; check the disk, then mount it again",
+				list[i].name);
+		else if (json_integer_value(json_object_get(o, "refused")))
+			snprintf(line, sizeof(line), "%s has refused damaged data %lld times: run keyctl scrub %s", list[i].name,
+				(long long)json_integer_value(json_object_get(o, "refused")), list[i].name);
+		else if (list[i].state == ENV_TENANT_LOCKED)
+			attention_of_lock(rq, &list[i], line, sizeof(line));
+		if (line[0] && attention)
+			json_array_append_new(attention, json_string(line));
+		json_array_append_new(all, o);
+	}
+	json_object_set_new(rq->reply, "environments", all);
+	return rc;
+}
+
+/* ---- keys ---- */
+
+/* The environments whose wrap names the key (K11). */
+static json_t *key_environments(const json_t *environments, const char *fingerprint)
+{
+	json_t *names = json_array(), *env;
+	size_t k;
+
+	json_array_foreach((json_t *)environments, k, env)
+		if (strcmp(json_string_value(json_object_get(env, "fingerprint")), fingerprint) == 0)
+			json_array_append(names, json_object_get(env, "name"));
+	return names;
+}
+
+static json_t *key_json(const struct registry_key *key, const json_t *environments)
+{
+	json_t *o = json_pack("{ss ss ss ss si ss ss}", "name", key->name, "region", key->region, "state", key_state_name(key->state),
+		"algorithm", "RSA", "bits", (int)key->bits, "fingerprint", key->fingerprint, "origin", key->origin);
+
+	json_object_set_new(o, "created", json_integer(key->created));
+	json_object_set_new(o, "created_uid", json_number(key->uid));
+	json_object_set_new(o, "activated", json_integer(key->activated));
+	json_object_set_new(o, "activated_uid", json_number(key->activated_uid));
+	json_object_set_new(o, "locked", json_integer(key->locked));
+	json_object_set_new(o, "locked_uid", json_number(key->locked_uid));
+	json_object_set_new(o, "deleted", json_integer(key->deleted));
+	json_object_set_new(o, "environments", key_environments(environments, key->fingerprint));
+	return o;
+}
+
+/* The guard times of one region that still run; the first it was seen with a key or an operation. */
+static int region_json(struct request *rq, const char *name, json_t *regions, json_t *attention)
+{
+	static const char *const kinds[] = {"activating a key", "locking", "unlocking its key"};
+	const struct guards *g = &rq->k->tenant.guards;
+	struct registry_region times;
+	struct registry_operation o;
+	char line[400];
+	int rc = registry_region_get(rq->k->tenant.registry, name, &times);
+
+	if (rc < 0)
+		return rc;
+	int under_way = registry_operation_get(rq->k->tenant.registry, name, &o);
+	json_array_append_new(regions,
+		json_pack("{ss ss sI sI sI}", "name", name, "operation", under_way == 0 ? kinds[o.kind] : "", "activation_from",
+			(json_int_t)guard_end(times.activated, g->activation_interval_ns), "lock_from",
+			(json_int_t)guard_end(times.changed, g->lock_after_key_change_ns), "unlock_from",
+			(json_int_t)guard_end(times.locked, g->unlock_after_lock_ns)));
+	const struct steward *st = &rq->k->steward;
+	if (under_way == 0 && attention) {
+		snprintf(line, sizeof(line), "region %s: %s%s%.200s", name, kinds[o.kind],
+			strcmp(st->region, name) == 0 && st->refusal.text[0] ? " waits: " : " is under way",
+			strcmp(st->region, name) == 0 ? st->refusal.text : "");
+		json_array_append_new(attention, json_string(line));
+	}
+	return 0;
+}
+
+int reply_keys(struct request *rq, json_t *attention)
+{
+	CLEANUP_FREE struct registry_key *list = NULL;
+	json_t *keys = json_array(), *regions = json_array(), *environments = json_object_get(rq->reply, "environments");
+	json_t *own = NULL, *region;
+	size_t n = 0, i;
+	int rc = registry_key_list(rq->k->tenant.registry, &list, &n);
+
+	json_object_set_new(rq->reply, "keys", keys);
+	json_object_set_new(rq->reply, "regions", regions);
+	if (rc == 0 && !environments) {
+		rc = reply_environments(rq, NULL);
+		own = environments = json_incref(json_object_get(rq->reply, "environments"));
+		json_object_del(rq->reply, "environments");
+	}
+	for (size_t k = 0; rc == 0 && k < n; k++) {
+		bool seen = false;
+
+		json_array_append_new(keys, key_json(&list[k], environments));
+		json_array_foreach(regions, i, region)
+			seen = seen || strcmp(json_string_value(json_object_get(region, "name")), list[k].region) == 0;
+		if (!seen)
+			rc = region_json(rq, list[k].region, regions, attention);
+	}
+	json_decref(own);
+	return rc;
+}
+
+int reply_key(struct request *rq, const char *name)
+{
+	struct registry_key key;
+	int rc = registry_key_by_name(rq->k->tenant.registry, name, &key);
+
+	if (rc == -ENOENT)
+		return refuse(&rq->refusal, rc, "", "there is no key %s: keyctl key list shows those that there are", name);
+	if (rc == 0)
+		rc = reply_environments(rq, NULL);
+	if (rc < 0)
+		return rc;
+	json_object_set_new(rq->reply, "key", key_json(&key, json_object_get(rq->reply, "environments")));
+	json_object_del(rq->reply, "environments");
+	return 0;
+}

@@ -1,0 +1,10 @@
+/* guard: times that must pass between requests (rules K8, L3, L6, L8), by a clock that going back does not help (A3). */
+#pragma once
+#include "tenant/environment.h"
+
+/* The time now, seconds since 1970; remembers the highest. -EAGAIN and rule A3 while the clock is behind it. */
+int guard_clock(struct tenant *t, int64_t *ret_now, struct refusal *ret) MUST_CHECK;
+/* Refuses by rule until length_ns have passed since since (0: never happened). what: "the last activation". */
+int guard_wait(struct tenant *t, const char *rule, const char *what, int64_t since, uint64_t length_ns, struct refusal *ret) MUST_CHECK;
+/* When it ends, seconds since 1970; 0 when it has or never began. */
+int64_t guard_end(int64_t since, uint64_t length_ns);

@@ -1,0 +1,330 @@
+/* key: the commands on the tenant's keys. */
+#include "keyctl/keyctl.h"
+
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+
+static void when_text(long long at, char ret[32])
+{
+	time_t t = (time_t)at;
+
+	strcpy(ret, "-");
+	if (at)
+		strftime(ret, 32, "%F %T", localtime(&t));
+}
+
+/* ---- calls with a key file ---- */
+
+/* Method's parameters get the key file at path and its password. */
+static enum status call_with_key(const struct options *o, const char *method, json_t *parameters, const char *path,
+	void (*progress)(const json_t *parameters), json_t **ret)
+{
+	CLEANUP_CLOSE int key_fd = -1;
+	CLEANUP_CLOSE int password_fd = -1;
+	enum status status = secret_file(path, &key_fd);
+
+	*ret = NULL;
+	if (status == STATUS_DONE)
+		status = secret_password(o, path, false, &password_fd);
+	if (status != STATUS_DONE) {
+		json_decref(parameters);
+		return status;
+	}
+	const int fds[] = {key_fd, password_fd};
+	json_object_set_new(parameters, "key", json_integer(0));
+	if (password_fd >= 0)
+		json_object_set_new(parameters, "password", json_integer(1));
+	return client_call_with(o, &(struct client_call){.method = method, .parameters = parameters, .fds = fds,
+					   .fd_count = password_fd >= 0 ? 2 : 1, .progress = progress}, ret);
+}
+
+/* A bar at a terminal, nothing elsewhere. */
+static void show_progress(const json_t *p)
+{
+	long long done = number_of(p, "done"), total = number_of(p, "total");
+	int filled = total ? (int)(done * 30 / total) : 0;
+
+	if (!isatty(STDERR_FILENO))
+		return;
+	fprintf(stderr, "\r[%.*s%*s] %lld of %lld environments", filled, "##############################", 30 - filled, "", done, total);
+	if (done == total)
+		fputc('\n', stderr);
+}
+
+static void print_key(const struct options *o, const json_t *key, const char *done)
+{
+	if (o->json)
+		client_print_json(key);
+	else
+		printf("%s %s: it is %s in region %s, fingerprint %.16s\n", text_of(key, "name"), done, text_of(key, "state"),
+			text_of(key, "region"), text_of(key, "fingerprint"));
+}
+
+static enum status upload_call(const struct options *o, const char *name, const char *path, const char *done)
+{
+	json_t *answer;
+	enum status status = call_with_key(o, "KeyUpload", json_pack("{ss ss*}", "name", name, "region", o->region), path, NULL, &answer);
+
+	if (status == STATUS_DONE)
+		print_key(o, json_object_get(answer, "key"), done);
+	json_decref(answer);
+	return status;
+}
+
+enum status key_upload(const struct options *o, char **arguments)
+{
+	return upload_call(o, arguments[0], arguments[1], "is uploaded");
+}
+
+static enum status save_pfx(int from, const char *path)
+{
+	CLEANUP(secret_done) struct secret pfx = {0};
+	int rc = from < 0 ? -EPROTO : wire_read_memfd(from, 64u << 10, &pfx);
+
+	if (rc < 0)
+		return client_error(STATUS_FAILED, "tdefsd's answer holds no key file: %s", strerror(-rc));
+	CLEANUP_CLOSE int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+	if (fd < 0)
+		return client_error(STATUS_FAILED, "%s: %s%s", path, strerror(errno), errno == EEXIST ? ": it is not overwritten" : "");
+	if (write(fd, pfx.b, pfx.len) == (ssize_t)pfx.len && fsync(fd) == 0)
+		return STATUS_DONE;
+	rc = errno;
+	unlink(path);
+	return client_error(STATUS_FAILED, "%s: %s", path, strerror(rc));
+}
+
+/* Made, saved, then uploaded: no key gets active whose file could not be written. */
+enum status key_generate(const struct options *o, char **arguments)
+{
+	CLEANUP_CLOSE int password_fd = -1;
+	CLEANUP_CLOSE int pfx_fd = -1;
+	json_t *answer;
+
+	if (!o->out)
+		return client_error(STATUS_USAGE, "key generate takes --out FILE.pfx, where the key is saved");
+	if (access(o->out, F_OK) == 0)
+		return client_error(STATUS_FAILED, "%s is there already: it is not overwritten", o->out);
+	enum status status = secret_password(o, NULL, true, &password_fd);
+	if (status != STATUS_DONE)
+		return status;
+	status = client_call_with(o, &(struct client_call){.method = "KeyGenerate",
+					     .parameters = json_pack("{ss ss* si}", "name", arguments[0], "region", o->region, "password", 0),
+					     .fds = &password_fd, .fd_count = 1, .ret_fd = &pfx_fd}, &answer);
+	json_decref(answer);
+	if (status == STATUS_DONE)
+		status = save_pfx(pfx_fd, o->out);
+	if (status != STATUS_DONE)
+		return status;
+	/* The password once more, from where it was first given. */
+	CLEANUP_CLOSE int key_fd = -1;
+	status = secret_file(o->out, &key_fd);
+	if (status == STATUS_DONE) {
+		const int fds[] = {key_fd, password_fd};
+
+		status = client_call_with(o, &(struct client_call){.method = "KeyUpload",
+						     .parameters = json_pack("{ss ss* si si}", "name", arguments[0], "region", o->region, "key",
+							     0, "password", 1),
+						     .fds = fds, .fd_count = 2}, &answer);
+	}
+	/* Where the conversation broke off, the key may be there: then its file must be, too. */
+	if (status == STATUS_NO_DAEMON)
+		fprintf(stderr, "keyctl: %s is kept: keyctl key upload %s %s if keyctl key list does not show it\n", o->out, arguments[0], o->out);
+	else if (status != STATUS_DONE)
+		unlink(o->out);
+	if (status != STATUS_DONE)
+		return status;
+	print_key(o, json_object_get(answer, "key"), "is generated");
+	if (!o->json)
+		printf("Its file is %s. Keep it and its password in a safe place: without both, what this key locks is lost.\n", o->out);
+	json_decref(answer);
+	return status;
+}
+
+enum status key_activate(const struct options *o, char **arguments)
+{
+	json_t *answer;
+	enum status status = client_confirm(o, "The region's environments move to this key.");
+
+	if (status != STATUS_DONE)
+		return status;
+	status = client_call_with(o, &(struct client_call){.method = "KeyActivate", .parameters = json_pack("{ss}", "name", arguments[0]),
+					     .progress = show_progress}, &answer);
+	if (status == STATUS_DONE)
+		print_key(o, json_object_get(answer, "key"), "is activated");
+	json_decref(answer);
+	return status;
+}
+
+enum status key_unlock(const struct options *o, char **arguments)
+{
+	json_t *answer;
+	enum status status = call_with_key(o, "KeyUnlock", json_pack("{ss}", "name", arguments[0]), arguments[1], show_progress, &answer);
+
+	if (status == STATUS_DONE)
+		print_key(o, json_object_get(answer, "key"), "is unlocked");
+	if (status == STATUS_DONE && !o->json)
+		printf("Each environment is unlocked on its own: keyctl env unlock NAME\n");
+	json_decref(answer);
+	return status;
+}
+
+enum status tenant_lock(const struct options *o, char **arguments)
+{
+	char typed[160] = "";
+	const char *confirm = o->confirm;
+	json_t *answer;
+	enum status status;
+
+	(void)arguments;
+	if (!o->key)
+		return client_error(STATUS_USAGE, "tenant lock takes --key FILE, the file of the region's active key");
+	if (!confirm) {
+		status = call_with_key(o, "TenantLock", json_pack("{ss*}", "region", o->region), o->key, NULL, &answer);
+		if (status == STATUS_DONE && o->json)
+			client_print_json(answer);
+		else if (status == STATUS_DONE && !isatty(STDIN_FILENO))
+			printf("%s\n", text_of(answer, "confirm"));
+		if (status == STATUS_DONE && (o->json || !isatty(STDIN_FILENO)))
+			fprintf(stderr, "keyctl: nothing is locked yet: give that text with --confirm within a few minutes (rule L2)\n");
+		else if (status == STATUS_DONE) {
+			printf("This takes every environment of the region offline, for everyone, and deletes its other keys.\n"
+			       "To go on, type: %s\n", text_of(answer, "confirm"));
+			status = client_type("> ", typed, sizeof(typed));
+		}
+		json_decref(answer);
+		if (status != STATUS_DONE || !typed[0])
+			return status;
+		confirm = typed;
+	}
+	status = call_with_key(o, "TenantLock", json_pack("{ss* ss}", "region", o->region, "confirm", confirm), o->key, show_progress, &answer);
+	if (status == STATUS_DONE && !o->json)
+		printf("Region %s is locked. Only this key file unlocks it: keyctl key unlock\n", o->region ? o->region : "default");
+	json_decref(answer);
+	return status;
+}
+
+/* ---- what there is ---- */
+
+void key_print_list(const json_t *keys, const json_t *regions)
+{
+	json_t *key, *region;
+	size_t k, width = 4;
+
+	json_array_foreach((json_t *)keys, k, key) width = MAX(width, strlen(text_of(key, "name")));
+	printf("%-*s  %-10s  %-10s  %-8s  %-16s  %s\n", (int)width, "KEY", "REGION", "STATE", "KIND", "FINGERPRINT", "ENVIRONMENTS");
+	json_array_foreach((json_t *)keys, k, key)
+		printf("%-*s  %-10s  %-10s  RSA-%-4lld  %-16.16s  %zu\n", (int)width, text_of(key, "name"), text_of(key, "region"),
+			text_of(key, "state"), number_of(key, "bits"), text_of(key, "fingerprint"),
+			json_array_size(json_object_get(key, "environments")));
+	json_array_foreach((json_t *)regions, k, region)
+	{
+		static const struct {
+			const char *key, *what;
+		} guards[] = {{"activation_from", "the next activation"}, {"lock_from", "a lock"}, {"unlock_from", "unlocking its key"}};
+
+		for (size_t g = 0; g < ARRAY_LEN(guards); g++) {
+			char when[32];
+
+			when_text(number_of(region, guards[g].key), when);
+			if (number_of(region, guards[g].key))
+				printf("Region %s: %s is possible from %s on\n", text_of(region, "name"), guards[g].what, when);
+		}
+	}
+}
+
+enum status key_list(const struct options *o, char **arguments)
+{
+	json_t *answer;
+	enum status status = client_call(o, "KeyList", json_object(), &answer);
+
+	(void)arguments;
+	if (status == STATUS_DONE && o->json)
+		client_print_json(answer);
+	else if (status == STATUS_DONE && json_array_size(json_object_get(answer, "keys")) == 0)
+		printf("No keys yet: keyctl key generate NAME --out FILE.pfx makes one\n");
+	else if (status == STATUS_DONE)
+		key_print_list(json_object_get(answer, "keys"), json_object_get(answer, "regions"));
+	json_decref(answer);
+	return status;
+}
+
+enum status key_show(const struct options *o, char **arguments)
+{
+	static const char *const texts[][2] = {{"Name", "name"}, {"Region", "region"}, {"State", "state"}, {"Origin", "origin"},
+		{"Fingerprint", "fingerprint"}};
+	static const char *const times[][3] = {{"Came", "created", "created_uid"}, {"Activated", "activated", "activated_uid"},
+		{"Locked", "locked", "locked_uid"}};
+	json_t *answer, *name;
+	size_t k;
+	enum status status = client_call(o, "KeyShow", json_pack("{ss}", "name", arguments[0]), &answer);
+	const json_t *key = json_object_get(answer, "key");
+	char when[32];
+
+	if (status == STATUS_DONE && o->json) {
+		client_print_json(key);
+	} else if (status == STATUS_DONE) {
+		for (k = 0; k < ARRAY_LEN(texts); k++)
+			printf("%-14s %s\n", texts[k][0], text_of(key, texts[k][1]));
+		printf("%-14s %s of %lld bits\n", "Algorithm", text_of(key, "algorithm"), number_of(key, "bits"));
+		for (k = 0; k < ARRAY_LEN(times); k++) {
+			when_text(number_of(key, times[k][1]), when);
+			if (number_of(key, times[k][1]))
+				printf("%-14s %s by uid %lld\n", times[k][0], when, number_of(key, times[k][2]));
+			else
+				printf("%-14s never\n", times[k][0]);
+		}
+		when_text(number_of(key, "deleted"), when);
+		if (number_of(key, "deleted"))
+			printf("%-14s %s\n", "Deleted", when);
+		printf("%-14s", "Needed by");
+		json_array_foreach(json_object_get(key, "environments"), k, name) printf(" %s", json_string_value(name));
+		printf("%s\n", json_array_size(json_object_get(key, "environments")) ? "" : " no environment");
+	}
+	json_decref(answer);
+	return status;
+}
+
+/* SubjectPublicKeyInfo as PEM (RFC 7468). */
+static void print_pem(FILE *f, const char *hex)
+{
+	static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+	uint8_t der[1024];
+	size_t len = strlen(hex) / 2;
+
+	if (len > sizeof(der) || hex_decode(hex, der, len) < 0)
+		len = 0;
+	fputs("-----BEGIN PUBLIC KEY-----\n", f);
+	for (size_t k = 0; k < len; k += 3) {
+		uint32_t v = (uint32_t)der[k] << 16 | (k + 1 < len ? (uint32_t)der[k + 1] << 8 : 0) | (k + 2 < len ? der[k + 2] : 0);
+
+		fprintf(f, "%c%c%c%c", digits[v >> 18], digits[v >> 12 & 63], k + 1 < len ? digits[v >> 6 & 63] : '=',
+			k + 2 < len ? digits[v & 63] : '=');
+		if (k / 3 % 16 == 15 || k + 3 >= len)
+			fputc('\n', f);
+	}
+	fputs("-----END PUBLIC KEY-----\n", f);
+}
+
+enum status kek_show(const struct options *o, char **arguments)
+{
+	json_t *answer;
+	enum status status = client_call(o, "KekShow", json_object(), &answer);
+
+	(void)arguments;
+	if (status == STATUS_DONE && o->json) {
+		client_print_json(answer);
+	} else if (status == STATUS_DONE) {
+		FILE *f = o->out ? fopen(o->out, "we") : stdout;
+
+		if (f)
+			print_pem(f, text_of(answer, "public"));
+		if (!f || (o->out && fclose(f) != 0))
+			status = client_error(STATUS_FAILED, "%s: %s", o->out, strerror(errno));
+		else
+			fprintf(o->out ? stdout : stderr, "kid %s\n", text_of(answer, "kid"));
+	}
+	json_decref(answer);
+	return status;
+}
