@@ -88,13 +88,14 @@ void *steward_run(void *arg)
 	while (!s->stopping) {
 		struct timespec until;
 		bool failed = steward_operations(s);
+		int64_t next;
 
 		if (s->stopping)
 			break;
-		if (operation_expire(s->tenant, steward_deleted, s) < 0)
+		if (operation_expire(s->tenant, steward_deleted, s, &next) < 0)
 			log_warn("what is locked is not deleted in time: the clock is behind, or the registry fails");
 		clock_gettime(CLOCK_MONOTONIC, &until);
-		until.tv_sec += failed ? RETRY_S : IDLE_S;
+		until.tv_sec += MAX(MIN(failed ? RETRY_S : IDLE_S, next - clock_realtime_s()), 0) + (next != INT64_MAX);
 		(void)pthread_cond_timedwait(&s->wake, s->lock, &until);
 	}
 	pthread_mutex_unlock(s->lock);

@@ -172,7 +172,8 @@ int operation_run(struct tenant *t, const char *region, void (*between)(void *ct
 
 /* ---- L8 ---- */
 
-int operation_expire(struct tenant *t, void (*deleted)(void *ctx, const struct registry_env *env, const struct refusal *failed), void *ctx)
+int operation_expire(struct tenant *t, void (*deleted)(void *ctx, const struct registry_env *env, const struct refusal *failed), void *ctx,
+	int64_t *ret_next)
 {
 	CLEANUP_FREE struct registry_env *list = NULL;
 	struct refusal refusal = {0};
@@ -180,11 +181,16 @@ int operation_expire(struct tenant *t, void (*deleted)(void *ctx, const struct r
 	size_t n = 0;
 	int rc = guard_clock(t, &now, &refusal);
 
+	*ret_next = INT64_MAX;
 	if (rc == 0)
 		rc = registry_env_list(t->registry, &list, &n);
 	for (size_t k = 0; rc == 0 && k < n; k++) {
-		if (list[k].state != ENV_TENANT_LOCKED || guard_end(list[k].changed, t->guards.delete_locked_after_ns) != 0)
+		int64_t end = list[k].state == ENV_TENANT_LOCKED ? guard_end(list[k].changed, t->guards.delete_locked_after_ns) : INT64_MAX;
+
+		if (end != 0) {
+			*ret_next = MIN(*ret_next, end);
 			continue;
+		}
 		refusal = (struct refusal){0};
 		bool failed = environment_delete(t, list[k].name, list[k].name, &refusal) < 0;
 		deleted(ctx, &list[k], failed ? &refusal : NULL);

@@ -16,7 +16,9 @@ struct operation_progress {
  * it is to be run again. -ENOENT: there is none. */
 int operation_run(struct tenant *t, const char *region, void (*between)(void *ctx, const struct operation_progress *p), void *ctx,
 	struct refusal *ret) MUST_CHECK;
-/* Deletes what has been locked for longer than rule L8 allows; calls deleted for each. */
-int operation_expire(struct tenant *t, void (*deleted)(void *ctx, const struct registry_env *env, const struct refusal *failed), void *ctx) MUST_CHECK;
+/* Deletes what has been locked for longer than rule L8 allows; calls deleted for each. ret_next: when the next is due,
+ * seconds since 1970; INT64_MAX for none. */
+int operation_expire(struct tenant *t, void (*deleted)(void *ctx, const struct registry_env *env, const struct refusal *failed), void *ctx,
+	int64_t *ret_next) MUST_CHECK;
 /* -EBUSY with the rule when an operation is under way in the region. */
 int operation_none(struct tenant *t, const char *region, struct refusal *ret) MUST_CHECK;
