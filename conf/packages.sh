@@ -10,7 +10,7 @@ set -eu
 
 BUILD="gcc libc6-dev cmake ninja-build pkg-config libssl-dev libfuse3-dev fuse3 libconfig-dev libsqlite3-dev
 libjansson-dev libseccomp-dev"
-TEST="clang libcmocka-dev python3 python3-cryptography acl attr util-linux mount e2fsprogs procps openssl"
+TEST="clang libcmocka-dev python3 python3-cryptography acl attr util-linux mount e2fsprogs procps openssl strace"
 ENGINES="sqlite3 postgresql-15 mariadb-server lmdb-utils liblmdb-dev git rsync tar"
 TOKENS="softhsm2"
 

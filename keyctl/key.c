@@ -17,27 +17,33 @@ static void when_text(long long at, char ret[32])
 
 /* ---- calls with a key file ---- */
 
-/* Method's parameters get the key file at path and its password. */
-static enum status call_with_key(const struct options *o, const char *method, json_t *parameters, const char *path,
+/* A key file and its password, read once. */
+struct key_file {
+	int fds[2]; /* the password's is -1 where it needs none */
+};
+
+static void key_file_done(struct key_file *f)
+{
+	util_closep(&f->fds[0]);
+	util_closep(&f->fds[1]);
+}
+
+static enum status key_file_open(const struct options *o, const char *path, struct key_file *ret)
+{
+	enum status status = secret_file(path, &ret->fds[0]);
+
+	return status == STATUS_DONE ? secret_password(o, path, false, &ret->fds[1]) : status;
+}
+
+/* Method's parameters get the key file and its password. */
+static enum status call_with_key(const struct options *o, const char *method, json_t *parameters, const struct key_file *f,
 	void (*progress)(const json_t *parameters), json_t **ret)
 {
-	CLEANUP_CLOSE int key_fd = -1;
-	CLEANUP_CLOSE int password_fd = -1;
-	enum status status = secret_file(path, &key_fd);
-
-	*ret = NULL;
-	if (status == STATUS_DONE)
-		status = secret_password(o, path, false, &password_fd);
-	if (status != STATUS_DONE) {
-		json_decref(parameters);
-		return status;
-	}
-	const int fds[] = {key_fd, password_fd};
 	json_object_set_new(parameters, "key", json_integer(0));
-	if (password_fd >= 0)
+	if (f->fds[1] >= 0)
 		json_object_set_new(parameters, "password", json_integer(1));
-	return client_call_with(o, &(struct client_call){.method = method, .parameters = parameters, .fds = fds,
-					   .fd_count = password_fd >= 0 ? 2 : 1, .progress = progress}, ret);
+	return client_call_with(o, &(struct client_call){.method = method, .parameters = parameters, .fds = f->fds,
+					   .fd_count = f->fds[1] >= 0 ? 2 : 1, .progress = progress}, ret);
 }
 
 /* A bar at a terminal, nothing elsewhere. */
@@ -64,9 +70,12 @@ static void print_key(const struct options *o, const json_t *key, const char *do
 
 static enum status upload_call(const struct options *o, const char *name, const char *path, const char *done)
 {
-	json_t *answer;
-	enum status status = call_with_key(o, "KeyUpload", json_pack("{ss ss*}", "name", name, "region", o->region), path, NULL, &answer);
+	CLEANUP(key_file_done) struct key_file f = {{-1, -1}};
+	json_t *answer = NULL;
+	enum status status = key_file_open(o, path, &f);
 
+	if (status == STATUS_DONE)
+		status = call_with_key(o, "KeyUpload", json_pack("{ss ss*}", "name", name, "region", o->region), &f, NULL, &answer);
 	if (status == STATUS_DONE)
 		print_key(o, json_object_get(answer, "key"), done);
 	json_decref(answer);
@@ -159,9 +168,12 @@ enum status key_activate(const struct options *o, char **arguments)
 
 enum status key_unlock(const struct options *o, char **arguments)
 {
-	json_t *answer;
-	enum status status = call_with_key(o, "KeyUnlock", json_pack("{ss}", "name", arguments[0]), arguments[1], show_progress, &answer);
+	CLEANUP(key_file_done) struct key_file f = {{-1, -1}};
+	json_t *answer = NULL;
+	enum status status = key_file_open(o, arguments[1], &f);
 
+	if (status == STATUS_DONE)
+		status = call_with_key(o, "KeyUnlock", json_pack("{ss}", "name", arguments[0]), &f, show_progress, &answer);
 	if (status == STATUS_DONE)
 		print_key(o, json_object_get(answer, "key"), "is unlocked");
 	if (status == STATUS_DONE && !o->json)
@@ -174,14 +186,17 @@ enum status tenant_lock(const struct options *o, char **arguments)
 {
 	char typed[160] = "";
 	const char *confirm = o->confirm;
+	CLEANUP(key_file_done) struct key_file f = {{-1, -1}};
 	json_t *answer;
-	enum status status;
 
 	(void)arguments;
 	if (!o->key)
 		return client_error(STATUS_USAGE, "tenant lock takes --key FILE, the file of the region's active key");
+	enum status status = key_file_open(o, o->key, &f);
+	if (status != STATUS_DONE)
+		return status;
 	if (!confirm) {
-		status = call_with_key(o, "TenantLock", json_pack("{ss*}", "region", o->region), o->key, NULL, &answer);
+		status = call_with_key(o, "TenantLock", json_pack("{ss*}", "region", o->region), &f, NULL, &answer);
 		if (status == STATUS_DONE && o->json)
 			client_print_json(answer);
 		else if (status == STATUS_DONE && !isatty(STDIN_FILENO))
@@ -198,7 +213,7 @@ enum status tenant_lock(const struct options *o, char **arguments)
 			return status;
 		confirm = typed;
 	}
-	status = call_with_key(o, "TenantLock", json_pack("{ss* ss}", "region", o->region, "confirm", confirm), o->key, show_progress, &answer);
+	status = call_with_key(o, "TenantLock", json_pack("{ss* ss}", "region", o->region, "confirm", confirm), &f, show_progress, &answer);
 	if (status == STATUS_DONE && !o->json)
 		printf("Region %s is locked. Only this key file unlocks it: keyctl key unlock\n", o->region ? o->region : "default");
 	json_decref(answer);

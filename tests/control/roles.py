@@ -49,7 +49,11 @@ ADMINS = {"tenant_admin", "platform_operator"}
 TABLE = [(("status",), ALL), (("env", "list"), ALL), (("env", "show", "x"), ALL),
          (("env", "create", "x", "--mountpoint", base + "/missing"), ADMINS), (("env", "mount", "x"), ADMINS),
          (("env", "unmount", "x"), ADMINS), (("env", "delete", "x", "--confirm", "x"), {"tenant_admin"}), (("lock", "x"), ADMINS),
-         (("unlock", "x"), {"tenant_admin"}), (("scrub", "x"), ADMINS), (("audit",), ADMINS | {"auditor"})]
+         (("unlock", "x"), {"tenant_admin"}), (("env", "apply-key", "x", "--yes"), {"tenant_admin"}),
+         (("env", "attach", "x", "--store", base + "/missing", "--mountpoint", base), {"tenant_admin"}),
+         (("env", "unlock", "x", "--yes"), {"tenant_admin"}), (("key", "list"), ALL), (("key", "show", "x"), ALL),
+         (("key", "activate", "x", "--yes"), {"tenant_admin"}), (("kek", "show"), {"tenant_admin", "vault_admin"}),
+         (("scrub", "x"), ADMINS), (("audit",), ADMINS | {"auditor"})]
 for command, allowed in TABLE:
     for role in sorted(ALL):
         done = keyctl(role, *command)
