@@ -8,6 +8,7 @@
 #include <cmocka.h>
 
 #include <fcntl.h>
+#include <ftw.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -22,10 +23,15 @@ static inline void test_dir(char ret[64])
 	assert_non_null(mkdtemp(ret));
 }
 
+static inline int test_remove_one(const char *path, const struct stat *st, int type, struct FTW *ftw)
+{
+	(void)st;
+	(void)type;
+	(void)ftw;
+	return remove(path);
+}
+
 static inline void test_remove(const char *dir)
 {
-	char command[128];
-
-	snprintf(command, sizeof(command), "rm -rf '%s'", dir);
-	assert_int_equal(system(command), 0);
+	assert_int_equal(nftw(dir, test_remove_one, 16, FTW_DEPTH | FTW_PHYS), 0);
 }
