@@ -1,8 +1,8 @@
 #!/bin/sh
 # packages.sh: the Debian 12 packages of tdefs, in one place; quickstart.sh and tests/run.sh call it.
 #
-#   conf/packages.sh [build|demo|test]      installs what is missing: to build; to run the demonstration; to test
-#   conf/packages.sh --list [build|demo|test]
+#   conf/packages.sh [build|demo|test|bench]      installs what is missing: to build, run the demonstration, test, measure
+#   conf/packages.sh --list [build|demo|test|bench]
 #
 # Nothing is downloaded where nothing is missing. Services of newly installed packages are not started, and those
 # that run already are not touched. A missing database engine is no error: the tests that need it are skipped.
@@ -13,6 +13,7 @@ libjansson-dev libseccomp-dev"
 TEST="clang libcmocka-dev python3 python3-cryptography acl attr util-linux mount e2fsprogs procps openssl strace"
 ENGINES="sqlite3 postgresql-15 mariadb-server lmdb-utils liblmdb-dev git rsync tar"
 TOKENS="softhsm2"
+BENCH="fio postgresql-15 sqlite3 gnuplot-nox e2fsprogs gocryptfs encfs bindfs"
 
 list=0
 if [ "${1:-}" = --list ]; then
@@ -23,6 +24,7 @@ case "${1:-build}" in
 build) required=$BUILD optional= ;;
 demo) required=$BUILD optional="sqlite3 postgresql-15" ;;
 test) required="$BUILD $TEST" optional="$ENGINES $TOKENS" ;;
+bench) required="$BUILD python3" optional="$BENCH" ;;
 *)
 	sed -n '4,5s/^# //p' "$0" >&2
 	exit 2

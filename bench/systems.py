@@ -1,0 +1,153 @@
+"""What is compared: each system gives a directory, `cold()` forgets what is cached of it, `end()` takes it away."""
+import os
+import shutil
+import subprocess
+import time
+
+
+def run(*argv, **more):
+    more.setdefault("stdin", subprocess.DEVNULL)
+    done = subprocess.run([str(a) for a in argv], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **more)
+    if done.returncode != 0:
+        raise RuntimeError("%s: %d\n%s" % (" ".join(map(str, argv)), done.returncode, done.stdout))
+    return done.stdout
+
+
+def drop_caches():
+    os.sync()
+    with open("/proc/sys/vm/drop_caches", "w") as f:
+        f.write("3\n")
+
+
+class Ext4:
+    name = "ext4"
+
+    def __init__(self, base, bin_dir):
+        self.base, self.bin = base, bin_dir
+        self.dir = os.path.join(base, self.name)
+        os.mkdir(self.dir)
+        self.start()
+
+    def start(self):
+        pass
+
+    def mount(self):
+        pass
+
+    def unmount(self):
+        pass
+
+    def cold(self):
+        self.unmount()
+        drop_caches()
+        self.mount()
+
+    def end(self):
+        self.unmount()
+        subprocess.run(["chattr", "-i", self.dir], stderr=subprocess.DEVNULL)
+        shutil.rmtree(self.dir, ignore_errors=True)
+
+    def worker(self):
+        """Process id of the file system's daemon, 0 for none."""
+        return 0
+
+    @classmethod
+    def missing(cls):
+        return None
+
+
+class Tdefs(Ext4):
+    name = "tdefs"
+
+    def start(self):
+        self.state = os.path.join(self.base, "tdefs.state")
+        os.makedirs(self.state + "/run")
+        with open(self.state + "/conf", "w") as f:
+            f.write('tenant = "bench";\nstate_dir = "%s";\nruntime_dir = "%s/run";\n' % (self.state, self.state))
+        with open(self.state + "/log", "w") as log:
+            self.keeper = subprocess.Popen([self.bin + "/tdefsd", "--config", self.state + "/conf", "--foreground"], stdin=subprocess.DEVNULL,
+                                           stdout=log, stderr=log)
+        while not os.path.exists(self.state + "/run/keyctl.sock"):
+            time.sleep(0.05)
+        self.keyctl("env", "create", "b", "--mountpoint", self.dir)
+
+    def keyctl(self, *arguments):
+        return run(self.bin + "/keyctl", "--socket", self.state + "/run/keyctl.sock", *arguments)
+
+    def mount(self):
+        self.keyctl("env", "mount", "b")
+
+    def unmount(self):
+        for _ in range(50):
+            try:
+                return self.keyctl("env", "unmount", "b")
+            except RuntimeError as e:
+                if "in use" not in str(e):
+                    raise
+                time.sleep(0.1)
+
+    def worker(self):
+        return int([line for line in self.keyctl("env", "show", "b").splitlines() if line.startswith("Worker")][0].split()[-1])
+
+    def end(self):
+        super().end()
+        self.keeper.terminate()
+        self.keeper.wait()
+        shutil.rmtree(self.state, ignore_errors=True)
+
+
+class Fuse(Ext4):
+    """A peer that is one mount command over a lower directory."""
+
+    def start(self):
+        self.lower = self.dir + ".lower"
+        os.mkdir(self.lower)
+        self.first()
+        self.mount()
+
+    def first(self):
+        pass
+
+    def unmount(self):
+        for _ in range(50):
+            if subprocess.run(["umount", self.dir], stderr=subprocess.DEVNULL).returncode == 0:
+                return
+            time.sleep(0.1)
+
+    def end(self):
+        super().end()
+        shutil.rmtree(self.lower, ignore_errors=True)
+
+    @classmethod
+    def missing(cls):
+        return None if shutil.which(cls.name) else "%s is not installed" % cls.name
+
+
+class Gocryptfs(Fuse):
+    name = "gocryptfs"
+
+    def first(self):
+        with open(self.dir + ".pw", "w") as f:
+            f.write("bench\n")
+        run("gocryptfs", "-q", "-init", "-passfile", self.dir + ".pw", self.lower)
+
+    def mount(self):
+        run("gocryptfs", "-q", "-allow_other", "-passfile", self.dir + ".pw", self.lower, self.dir)
+
+
+class Bindfs(Fuse):
+    """No encryption: what FUSE alone costs."""
+    name = "bindfs"
+
+    def mount(self):
+        run("bindfs", "--multithreaded", self.lower, self.dir)
+
+
+class Encfs(Fuse):
+    name = "encfs"
+
+    def mount(self):
+        run("encfs", "--standard", "--public", "--extpass=echo bench", self.lower, self.dir)
+
+
+BASE, PEERS = [Ext4, Tdefs], [Gocryptfs, Encfs, Bindfs]
