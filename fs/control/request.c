@@ -280,6 +280,7 @@ static const struct request_entry {
 	{"EnvApply", ROLE_TENANT_ADMIN, true, do_env_apply, NULL},
 	{"EnvReturn", ROLE_TENANT_ADMIN, true, do_env_return, NULL},
 	{"EnvAttach", ROLE_TENANT_ADMIN, true, do_env_attach, prepare_optional_key_file},
+	{"EnvKey", ADMINS, true, do_env_key, NULL},
 	{"KeyGenerate", ROLE_TENANT_ADMIN, true, do_key_generate, prepare_password},
 	{"KeyUpload", ROLE_TENANT_ADMIN, true, do_key_upload, prepare_key_file},
 	{"KeyList", ROLE_ANY, false, do_key_list, NULL},

@@ -47,3 +47,4 @@ int do_tenant_lock(struct request *rq) MUST_CHECK;
 int do_env_apply(struct request *rq) MUST_CHECK;
 int do_env_return(struct request *rq) MUST_CHECK;
 int do_env_attach(struct request *rq) MUST_CHECK;
+int do_env_key(struct request *rq) MUST_CHECK;

@@ -279,3 +279,40 @@ int do_env_attach(struct request *rq)
 		rc = environment_attach(&rq->k->tenant, &er, rq->key, rq->platform, &rq->refusal);
 	return rc < 0 ? rc : reply_environment(rq, er.name);
 }
+
+/* For tdefs-fsck: root could read the key from the worker's start or the vault's files anyway, so it gives root nothing
+ * new; nobody else gets it, and of a locked environment nobody. */
+int do_env_key(struct request *rq)
+{
+	CLEANUP_FREE struct registry_env *list = NULL;
+	const struct registry_env *env = NULL;
+	struct env_key *ek = NULL;
+	const char *store;
+	size_t n = 0;
+	int rc = parameter_text(rq, "store", true, &store);
+
+	if (rc == 0)
+		rc = registry_env_list(rq->k->tenant.registry, &list, &n);
+	if (rc < 0)
+		return rc;
+	for (size_t k = 0; k < n; k++)
+		if (strcmp(list[k].store, store) == 0)
+			env = &list[k];
+	if (!env)
+		return refuse(&rq->refusal, -ENOENT, "", "no environment of this tenant has the store %.300s", store);
+	if (rq->peer->uid != 0)
+		return refuse(&rq->refusal, -EPERM, "", "the key of %s is handed to root alone, for tdefs-fsck", env->name);
+	if (env->state == ENV_LOCKED || env->state == ENV_TENANT_LOCKED)
+		return refuse(&rq->refusal, -ENOKEY, "L7", "%s is locked", env->name);
+	if (rq->k->tenant.workers.alive(rq->k->tenant.workers.ctx, env->name))
+		return refuse(&rq->refusal, -EBUSY, "", "%s is mounted: use keyctl scrub %s", env->name, env->name);
+	ek = KEY_NEW(struct env_key);
+	rc = ek ? environment_unwrap(&rq->k->tenant, env, ek, &rq->refusal) : -ENOMEM;
+	if (rc == 0) {
+		rq->reply_fd = wire_memfd(ek->b, sizeof(ek->b));
+		rc = MIN(rq->reply_fd, 0);
+	}
+	KEY_FREE(ek);
+	json_object_set_new(rq->reply, "key", json_integer(0));
+	return rc;
+}

@@ -89,6 +89,7 @@ static void server_accept(struct keeper *k, int listen_fd)
 	pthread_attr_init(&detached);
 	pthread_attr_setdetachstate(&detached, PTHREAD_CREATE_DETACHED);
 	if (pthread_create(&thread, &detached, server_connection, c) != 0) {
+		log_error("no thread for a connection: it is turned away");
 		atomic_fetch_sub(&connections, 1);
 		close(fd);
 		free(c);

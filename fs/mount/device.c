@@ -11,6 +11,8 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/mount.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <sys/uio.h>
 
 #define MAX_WRITE (1u << 20)
@@ -112,6 +114,21 @@ int device_mount(struct session *s)
 	}
 	s->device = TAKE_FD(fd);
 	return 0;
+}
+
+void device_read_ahead(int fd)
+{
+	CLEANUP_CLOSE int setting = -1;
+	char path[64], size[16];
+	struct stat st;
+
+	if (fstat(fd, &st) < 0)
+		return;
+	snprintf(path, sizeof(path), "/sys/class/bdi/%u:%u/read_ahead_kb", major(st.st_dev), minor(st.st_dev));
+	setting = open(path, O_WRONLY | O_CLOEXEC);
+	snprintf(size, sizeof(size), "%u", MAX_WRITE >> 10);
+	if (setting >= 0)
+		(void)!write(setting, size, strlen(size));
 }
 
 int device_loop(struct session *s)

@@ -213,6 +213,8 @@ static int worker_start(struct worker *w, struct link_message *m)
 	w->serving = true;
 	/* The kernel has spoken to us before anybody is told that the mount is there. */
 	CLEANUP_CLOSE int fd = open(a->mountpoint, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (fd >= 0)
+		device_read_ahead(fd);
 	sandbox_enter();
 	log_info("%s: mounted on %s, epoch %llu%s", a->name, a->mountpoint, (unsigned long long)w->v->header.epoch,
 		w->v->header.unclean_count ? " (there were unclean ends before)" : "");

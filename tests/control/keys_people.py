@@ -106,6 +106,19 @@ equal(far.keyctl(*attach, ok=None).returncode, 1, "attached twice")
 far.stop()
 tenant.keyctl("env", "mount", "db")
 
+# tdefs-fsck with each kind of key; the keeper hands it to root alone, and of nothing that is locked.
+tenant.keyctl("env", "unmount", "db")
+for given in ((tenant.socket,), (base + "/mine.pfx", "--password-file", base + "/mine.pw")):
+    check("0 damaged" in run(BIN + "/tdefs-fsck", db.store, "--key-from", *given).stdout, "tdefs-fsck --key-from " + given[0])
+done = run(BIN + "/tdefs-fsck", db.store, "--key-from", one.pfx, "--password-file", one.password, ok=(3,))
+check("mine" in done.stdout, "the key that it wants is named: " + done.stdout)
+check("password" in run(BIN + "/tdefs-fsck", db.store, "--key-from", one.pfx, "--password-file", base + "/mine.pw", ok=(3,)).stdout, "why not")
+tenant.keyctl("lock", "db")
+check("locked" in run(BIN + "/tdefs-fsck", db.store, "--key-from", tenant.socket, ok=(3,)).stdout, "L7: not of a locked one")
+tenant.keyctl("unlock", "db")
+check("mounted" in run(BIN + "/tdefs-fsck", db.store, "--key-from", tenant.socket, ok=(3,)).stdout, "not of a mounted one")
+check("no environment" in run(BIN + "/tdefs-fsck", carried, "--key-from", tenant.socket, ok=(3,)).stdout, "not of another's")
+
 # Two administrators at once: one activation is done, the other refused; no key is lost.
 tenant.keyctl("key", "upload", "one", *one.given())
 tenant.keyctl("key", "upload", "two", *two.given())

@@ -10,7 +10,7 @@ import sys
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), "../lib"))
 from tdefs import *
 
-KILLS = 300 if os.environ.get("TDEFS_LONG") else 9
+KILLS = 150 if os.environ.get("TDEFS_LONG") else 9
 base = scratch()
 allow_in_log("not left clean")
 seed = random.randrange(1 << 32)
@@ -24,6 +24,7 @@ LOG = r'''
 import os, sys
 path, first = sys.argv[1], int(sys.argv[2])
 fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+os.write(fd, b"\n")                               # what was cut off before stays a line of its own
 for k in range(first, first + 1000000):
     os.write(fd, b"%015d\n" % k * (1 + k % 40))
     os.fsync(fd)

@@ -4,8 +4,10 @@ import os
 import signal
 import sys
 import tempfile
+import threading
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../lib"))
+import keys
 import tdefs
 
 SECONDS = 300 if tdefs.LONG else 4
@@ -60,10 +62,29 @@ def balanced(server):
     tdefs.equal(sums, "t|t|t", "pgbench's sums")
 
 
+def change_keys_under_load(base, tenant, server):
+    """E4, K7: keys are applied, activated and returned while pgbench runs; it does not notice."""
+    files = [keys.KeyFile(base, name) for name in ("one", "two")]
+    load = threading.Thread(target=lambda: done.append(server.do("pgbench", "-n", "-c", "4", "-j", "2", "-T", SECONDS + 4).stdout))
+    done = []
+    load.start()
+    tenant.keyctl("key", "upload", "one", *files[0].given())
+    tenant.keyctl("key", "upload", "two", *files[1].given())
+    tenant.keyctl("env", "apply-key", "env", "--yes")
+    for name in ("two", "one", "two"):
+        tenant.patiently("key", "activate", name, "--yes")
+        tdefs.equal(tenant.env("env")["key"], name, "the key that it is under")
+    load.join()
+    tdefs.check(done and "number of failed transactions: 0 " in done[0], "pgbench while keys change: %s" % done)
+    tdefs.equal(tenant.env("env")["restarts"], 0, "the worker went on")
+    balanced(server)
+
+
 def main():
     tdefs.need("initdb", "pg_ctl", "pgbench", "psql", "pg_checksums", "pg_amcheck", "pgrep")
     base = tdefs.scratch()
-    environment = tdefs.environment(base)
+    tenant = keys.Tenant(base, keys.guards()).start()
+    environment = tdefs.Environment(tenant).start()
     runtime = tempfile.mkdtemp(prefix="tdefs-pg-")
     tdefs.undo(tdefs._remove, runtime)
     tdefs.run("chown", "postgres:", runtime, environment.mnt)
@@ -78,6 +99,7 @@ def main():
     server.do("pgbench", "-i", "-q", "-s", "2")
     server.do("pgbench", "-n", "-c", "4", "-j", "2", "-T", SECONDS)
     balanced(server)
+    change_keys_under_load(base, tenant, server)
     server.sql("create extension amcheck; create table marks (n int primary key, t text); "
                "insert into marks select n, repeat(md5(n::text), 40) from generate_series(1, 5000) n; checkpoint")
     want = server.sql("select md5(string_agg(t, '' order by n)) from marks")
