@@ -51,7 +51,8 @@ void le16_store(void *p, uint16_t v);
 void le32_store(void *p, uint32_t v);
 void le64_store(void *p, uint64_t v);
 
-/* Lower-case hex; ret_hex needs 2*len+1 bytes. hex_decode wants exactly 2*len digits: -EUCLEAN otherwise. */
+/* Lower-case hex; ret_hex needs 2*len+1 bytes. hex_decode wants exactly 2*len such
+ * digits, so that a text has one form: -EUCLEAN otherwise. */
 void hex_encode(const void *data, size_t len, char *ret_hex);
 int hex_decode(const char *hex, void *ret_data, size_t len) MUST_CHECK;
 
