@@ -75,6 +75,7 @@ enum status env_apply(const struct options *o, char **arguments);
 enum status env_return(const struct options *o, char **arguments);
 enum status env_attach(const struct options *o, char **arguments);
 enum status env_unlock_confirmed(const struct options *o, char **arguments);
+enum status env_rotate(const struct options *o, char **arguments);
 /* key.c */
 enum status key_generate(const struct options *o, char **arguments);
 enum status key_upload(const struct options *o, char **arguments);

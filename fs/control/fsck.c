@@ -204,7 +204,7 @@ int main(int argc, char **argv)
 		return 3;
 	}
 	bool clean = c.v->header.clean;
-	rc = scrub_walk(c.v, &(struct scrub_visitor){check_file, check_damaged, &c});
+	rc = scrub_walk(c.v, &(struct scrub_visitor){check_file, check_damaged, NULL, &c});
 	if (volume_close(c.v) < 0 || rc < 0)
 		fprintf(stderr, "tdefs-fsck: the walk ended early: %s\n", strerror(-rc));
 	printf("%llu files, %llu blocks, %llu holes, %llu damaged; %s\n", (unsigned long long)c.files, (unsigned long long)c.blocks,

@@ -56,6 +56,10 @@ json_t *environment_json(struct keeper *k, const struct registry_env *env)
 	json_object_set_new(o, "syncs", json_number(st->syncs));
 	json_object_set_new(o, "open_files", json_number(st->open_files));
 	json_object_set_new(o, "poisoned", json_boolean(st->poisoned));
+	json_object_set_new(o, "key_version", json_number(st->key_version));
+	json_object_set_new(o, "rotating", json_boolean(st->rotating));
+	json_object_set_new(o, "rotated_files", json_number(st->rotate_files));
+	json_object_set_new(o, "rotate_error", json_string(st->rotate_error ? strerror(-st->rotate_error) : ""));
 	json_object_set_new(o, "memory_locked", json_boolean(st->memory_locked));
 	int64_t deleted = env->state == ENV_TENANT_LOCKED ? env->changed + duration_s(k->config.delete_locked_after_ns) : 0;
 	json_object_set_new(o, "locked_by", json_string(env->state == ENV_TENANT_LOCKED ? "tenant" : env->state == ENV_LOCKED ? "keyctl" : ""));
@@ -108,6 +112,9 @@ int reply_environments(struct request *rq, json_t *attention)
 		else if (json_integer_value(json_object_get(o, "refused")))
 			snprintf(line, sizeof(line), "%s has refused damaged data %lld times: run keyctl scrub %s", list[i].name,
 				(long long)json_integer_value(json_object_get(o, "refused")), list[i].name);
+		else if (json_string_length(json_object_get(o, "rotate_error")))
+			snprintf(line, sizeof(line), "%s: the rotation of its key waits: %.200s; keyctl rotate %s tries again", list[i].name,
+				json_string_value(json_object_get(o, "rotate_error")), list[i].name);
 		else if (list[i].state == ENV_TENANT_LOCKED)
 			attention_of_lock(rq, &list[i], line, sizeof(line));
 		if (line[0] && attention)

@@ -196,6 +196,16 @@ static int do_env_unlock(struct request *rq)
 	return rc < 0 ? rc : reply_environment(rq, name);
 }
 
+static int do_env_rotate(struct request *rq)
+{
+	const char *name;
+	int rc = parameter_text(rq, "name", true, &name);
+
+	if (rc == 0)
+		rc = environment_rotate(&rq->k->tenant, name, &rq->refusal);
+	return rc < 0 ? rc : reply_environment(rq, name);
+}
+
 static int do_env_scrub(struct request *rq)
 {
 	struct link_message m = {.type = LINK_SCRUB};
@@ -276,6 +286,7 @@ static const struct request_entry {
 	{"EnvDelete", ROLE_TENANT_ADMIN, true, do_env_delete, NULL},
 	{"EnvLock", ADMINS, true, do_env_lock, NULL},
 	{"EnvUnlock", ROLE_TENANT_ADMIN, true, do_env_unlock, NULL},
+	{"EnvRotate", ADMINS, true, do_env_rotate, NULL},
 	{"EnvScrub", ADMINS, false, do_env_scrub, NULL},
 	{"EnvApply", ROLE_TENANT_ADMIN, true, do_env_apply, NULL},
 	{"EnvReturn", ROLE_TENANT_ADMIN, true, do_env_return, NULL},

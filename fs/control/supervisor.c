@@ -246,6 +246,19 @@ static int ops_rewrap(void *ctx, const char *name, const struct env_wrap *wraps,
 	return rc;
 }
 
+static int ops_rotate(void *ctx, const char *name, const struct env_key *ek, const struct env_wrap *wraps, size_t n, char *text)
+{
+	struct link_message m = {.type = LINK_ROTATE, .rotate = {.key = *ek, .count = (uint32_t)n}};
+
+	if (n > ENV_WRAPS_MAX)
+		return -EINVAL;
+	memcpy(m.rotate.wraps, wraps, n * sizeof(*wraps));
+	int rc = supervisor_call(ctx, name, START_LIMIT_MS, &m);
+	snprintf(text, 480, "%.479s", m.type == LINK_REPLY ? m.text : "");
+	secret_wipe(&m, sizeof(m));
+	return rc;
+}
+
 /* ---- watching ---- */
 
 static void entry_died(struct supervisor *s, struct supervised *e)
@@ -397,7 +410,7 @@ int supervisor_init(struct supervisor *s, const struct config *config, struct te
 	*s = (struct supervisor){.config = config, .tenant = tenant, .lock = lock, .wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)};
 	if (s->wake < 0)
 		return -errno;
-	tenant->workers = (struct worker_ops){ops_start, ops_stop, ops_alive, ops_rewrap, s};
+	tenant->workers = (struct worker_ops){ops_start, ops_stop, ops_alive, ops_rewrap, ops_rotate, s};
 	snprintf(s->worker, sizeof(s->worker), "%s", config->worker);
 	if (!s->worker[0]) {
 		n = readlink("/proc/self/exe", s->worker, sizeof(s->worker) - 16);

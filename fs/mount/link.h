@@ -7,7 +7,7 @@
 #include "base/secret.h"
 #include "store/envheader.h"
 
-#define LINK_VERSION 1u
+#define LINK_VERSION 2u
 #define LINK_USERS_MAX 16u
 
 enum link_type {
@@ -16,6 +16,7 @@ enum link_type {
 	LINK_UNMOUNT, /* flag: also when busy. -EBUSY otherwise. The worker ends after the reply */
 	LINK_LOCK,    /* arg: time limit in ms. The lock order of worker.c; the worker ends after the reply */
 	LINK_REWRAP,
+	LINK_ROTATE, /* key and wraps of the next version; the worker goes on with it by itself */
 	LINK_SCRUB, /* flag: start; without it, how far the last one is */
 	LINK_USERS, /* status, with the processes that use the mount */
 	LINK_REPLY,
@@ -34,6 +35,10 @@ struct link_status {
 	uint8_t scrub_running;
 	uint64_t scrub_files, scrub_blocks, scrub_bad;
 	int32_t scrub_error;
+	uint8_t rotating;
+	uint32_t key_version;
+	uint64_t rotate_files; /* moved to the current key since it came */
+	int32_t rotate_error;  /* of the last walk, which is tried again at the next mount or order */
 	uint32_t user_count; /* processes with something open, after LINK_LOCK and a busy LINK_UNMOUNT */
 	struct {
 		int32_t pid;
@@ -56,6 +61,11 @@ struct link_message {
 			uint32_t count;
 			struct env_wrap wraps[ENV_WRAPS_MAX];
 		} rewrap;
+		struct {
+			struct env_key key;
+			uint32_t count;
+			struct env_wrap wraps[ENV_WRAPS_MAX];
+		} rotate;
 		struct link_status status;
 	};
 };

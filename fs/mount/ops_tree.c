@@ -376,6 +376,13 @@ static void tree_link(fuse_req_t req, fuse_ino_t ino, fuse_ino_t parent, const c
 	struct dir_id id;
 	int rc = inode_dir_id(&s->inodes, dir, &id);
 
+	if (rc == 0 && volume_rotating(s->v)) {
+		struct stat st;
+
+		rc = io_fstatat(ops_inode(s, ino)->fd, "", &st, AT_EMPTY_PATH);
+		if (rc == 0)
+			rc = rotate_before_move(&s->rotate, ops_inode(s, ino)->fd, &st);
+	}
 	if (rc == 0)
 		rc = dir_link(s->v, ops_inode(s, ino)->fd, dir->fd, &id, name);
 	tree_reply_entry(req, s, dir, name, rc);
@@ -401,6 +408,17 @@ static void tree_rmdir(fuse_req_t req, fuse_ino_t parent, const char *name)
 	ops_reply_error(req, rc < 0 ? rc : dir_rmdir(s->v, dir->fd, &id, name));
 }
 
+static int tree_before_move(struct session *s, struct inode *dir, const struct dir_id *id, const char *name)
+{
+	struct stat st;
+
+	if (!volume_rotating(s->v))
+		return 0;
+	CLEANUP_CLOSE int fd = dir_lookup(s->v, dir->fd, id, name, &st);
+	/* The rename itself says what is wrong. */
+	return fd < 0 ? 0 : rotate_before_move(&s->rotate, fd, &st);
+}
+
 static void tree_rename(fuse_req_t req, fuse_ino_t parent, const char *name, fuse_ino_t parent2, const char *name2, unsigned flags)
 {
 	struct session *s = ops_session(req);
@@ -410,6 +428,10 @@ static void tree_rename(fuse_req_t req, fuse_ino_t parent, const char *name, fus
 
 	if (rc == 0)
 		rc = inode_dir_id(&s->inodes, dir2, &id2);
+	if (rc == 0)
+		rc = tree_before_move(s, dir, &id, name);
+	if (rc == 0 && (flags & RENAME_EXCHANGE))
+		rc = tree_before_move(s, dir2, &id2, name2);
 	ops_reply_error(req, rc < 0 ? rc : dir_rename(s->v, dir->fd, &id, name, dir2->fd, &id2, name2, flags));
 }
 

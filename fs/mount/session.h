@@ -2,6 +2,7 @@
 #pragma once
 #define FUSE_USE_VERSION 314
 #include "mount/inode.h"
+#include "mount/rotate.h"
 
 #include <fuse_lowlevel.h>
 
@@ -18,6 +19,7 @@ struct session {
 	const char *name, *mountpoint; /* borrowed */
 	struct fuse_session *se;
 	int device;         /* /dev/fuse; se closes it */
+	struct rotate rotate;
 	atomic_bool closed; /* a lock is under way: nothing more is read out */
 };
 

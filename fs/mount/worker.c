@@ -136,7 +136,7 @@ static void scrub_damaged(void *ctx, int error, const char *lower, const char *p
 static void *worker_scrub(void *arg)
 {
 	struct worker *w = arg;
-	struct scrub_visitor visitor = {scrub_file, scrub_damaged, w};
+	struct scrub_visitor visitor = {scrub_file, scrub_damaged, NULL, w};
 
 	atomic_store(&w->scrub_error, scrub_walk(w->v, &visitor));
 	atomic_store(&w->scrub_running, false);
@@ -150,6 +150,16 @@ static void worker_end_scrub(struct worker *w)
 		pthread_join(w->scrub, NULL);
 	w->scrub_started = false;
 	atomic_store(&w->scrub_stop, false);
+}
+
+static int worker_order_rotate(struct worker *w, struct link_message *m)
+{
+	int rc = w->serving ? volume_rotate_begin(w->v, &m->rotate.key, m->rotate.wraps, m->rotate.count) : -ENOTCONN;
+
+	secret_wipe(&m->rotate, sizeof(m->rotate));
+	if (w->serving)
+		rotate_continue(&w->session.rotate);
+	return rc;
 }
 
 /* ---- start and end ---- */
@@ -208,6 +218,7 @@ static int worker_start(struct worker *w, struct link_message *m)
 		return rc;
 	}
 	w->stopping = false;
+	rotate_init(&w->session.rotate, &w->session);
 	pthread_create(&w->loop, NULL, worker_loop, w);
 	pthread_create(&w->sealer, NULL, worker_sealer, w);
 	w->serving = true;
@@ -216,6 +227,8 @@ static int worker_start(struct worker *w, struct link_message *m)
 	if (fd >= 0)
 		device_read_ahead(fd);
 	sandbox_enter();
+	if (!a->mount.read_only)
+		rotate_continue(&w->session.rotate);
 	log_info("%s: mounted on %s, epoch %llu%s", a->name, a->mountpoint, (unsigned long long)w->v->header.epoch,
 		w->v->header.unclean_count ? " (there were unclean ends before)" : "");
 	return fd < 0 ? -errno : 0;
@@ -233,6 +246,8 @@ static int worker_finish(struct worker *w, bool in_time)
 	if (in_time) {
 		pthread_join(w->sealer, NULL);
 		worker_end_scrub(w);
+		rotate_end(&w->session.rotate);
+		rotate_done(&w->session.rotate);
 		inode_seal_all(&w->session.inodes);
 		inode_table_done(&w->session.inodes);
 		rc = volume_close(w->v);
@@ -336,8 +351,12 @@ static void worker_status(struct worker *w, struct link_status *st)
 	st->scrub_files = atomic_load(&w->scrub_files);
 	st->scrub_blocks = atomic_load(&w->scrub_blocks);
 	st->scrub_bad = atomic_load(&w->scrub_bad);
+	st->rotate_files = atomic_load(&w->session.rotate.files);
+	st->rotate_error = atomic_load(&w->session.rotate.error);
 	if (!w->v)
 		return;
+	st->rotating = volume_rotating(w->v);
+	st->key_version = w->v->ek_version;
 	st->epoch = w->v->header.epoch;
 	memcpy(st->uuid, w->v->header.uuid, sizeof(st->uuid));
 	st->refused = atomic_load(&w->v->stats.refused);
@@ -381,6 +400,8 @@ static bool worker_order(struct worker *w, struct link_message *m)
 	} else if (type == LINK_REWRAP) {
 		rc = w->serving ? volume_rewrap(w->v, m->rewrap.wraps, m->rewrap.count) : -ENOTCONN;
 		memset(&m->rewrap, 0, sizeof(m->rewrap));
+	} else if (type == LINK_ROTATE) {
+		rc = worker_order_rotate(w, m);
 	} else {
 		memset(&m->status, 0, sizeof(m->status));
 		if (type == LINK_SCRUB)

@@ -138,7 +138,11 @@ static int content_load(struct content *c, uint64_t cipher_len)
 		le64_load(header + SLOT_OFF(1) + 8) <= 1 &&
 		(c->v->header.unclean_count || (c->v->options.read_only && !c->v->header.clean)))
 		return recover_lost_header(c, cipher_len);
-	rc = filehead_decode(header, c->v->fw, c->v->header.ek_version, &c->head);
+	pthread_rwlock_rdlock(&c->v->keys_lock);
+	rc = filehead_decode(header, c->v->fw, c->v->ek_version, &c->head);
+	if (rc == -EKEYREJECTED && c->v->fw_previous)
+		rc = filehead_decode(header, c->v->fw_previous, c->v->ek_version - 1, &c->head);
+	pthread_rwlock_unlock(&c->v->keys_lock);
 	if (rc == -EUCLEAN || rc == -EKEYREJECTED || rc == -EBADMSG)
 		return content_refuse(c, UINT64_MAX, "the file's header does not verify");
 	if (rc == -ENOTSUP)

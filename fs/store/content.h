@@ -42,6 +42,9 @@ bool content_seal_begin(struct content *c);
 bool content_is_changed(struct content *c);
 void content_seal_finish(struct content *c, int synced);
 
+/* Wraps the file key under the environment's current key: 1, or 0 where it was so or there is none. Does not sync. */
+int content_rotate(struct content *c) MUST_CHECK;
+
 /* Verifies every block; told counts good blocks, bad ones and holes. For scrub and fsck. 0 unless reading itself fails. */
 struct content_check {
 	uint64_t good, bad, holes;

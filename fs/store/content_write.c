@@ -67,7 +67,10 @@ int content_make_header(struct content *c)
 {
 	uint8_t header[HEADER_SIZE] = {0};
 	struct filehead head = {0};
-	int rc = filehead_new(c->v->fw, c->v->header.ek_version, c->v->header.epoch, &head);
+
+	pthread_rwlock_rdlock(&c->v->keys_lock);
+	int rc = filehead_new(c->v->fw, c->v->ek_version, c->v->header.epoch, &head);
+	pthread_rwlock_unlock(&c->v->keys_lock);
 
 	if (rc < 0)
 		return rc;
@@ -91,6 +94,37 @@ int content_make_header(struct content *c)
 	if (rc < 0)
 		(void)!io_ftruncate(c->fd, 0);
 	return rc;
+}
+
+/* The sector is replaced in place: after a cut it is the old one or the new one, and both keys are held until the end. */
+int content_rotate(struct content *c)
+{
+	uint8_t sector[SECTOR_SIZE];
+	struct range r;
+	struct stat st;
+	int rc = volume_writable(c->v);
+
+	if (rc < 0)
+		return rc;
+	range_lock(&c->ranges, &r, 0, RANGE_END, true);
+	pthread_rwlock_rdlock(&c->v->keys_lock);
+	bool old = c->has_header && c->head.record[0].ek_version != c->v->ek_version;
+	struct filehead next = c->head;
+	if (old)
+		rc = filehead_rewrap(&next, c->v->fw, c->v->ek_version);
+	pthread_rwlock_unlock(&c->v->keys_lock);
+	if (old && rc == 0)
+		rc = filehead_encode(&next, sector);
+	if (old && rc == 0)
+		rc = io_fstatat(c->fd, "", &st, AT_EMPTY_PATH);
+	if (old && rc == 0)
+		rc = io_pwrite_full(c->fd, sector, sizeof(sector), 0);
+	if (old && rc == 0) {
+		(void)!io_utimensat(c->fd, "", (struct timespec[2]){{0, UTIME_OMIT}, st.st_mtim}, AT_EMPTY_PATH);
+		c->head = next;
+	}
+	range_unlock(&c->ranges, &r);
+	return rc < 0 ? rc : old;
 }
 
 /* Marks count upwards from the wanted region; while they keep coming, each takes twice as many with it, so that a file

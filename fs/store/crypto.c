@@ -22,6 +22,7 @@ static const char *const labels[LABEL_COUNT] = {
 	[LABEL_CONTENT] = "tdefs v1 content",
 	[LABEL_BLOCK_MAC] = "tdefs v1 block mac",
 	[LABEL_FILE_HEADER] = "tdefs v1 file header",
+	[LABEL_PREVIOUS] = "tdefs v1 previous key",
 };
 
 static pthread_once_t once = PTHREAD_ONCE_INIT;

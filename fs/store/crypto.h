@@ -16,6 +16,7 @@ enum crypto_label {
 	LABEL_CONTENT,     /* FK -> 64-byte XTS key */
 	LABEL_BLOCK_MAC,   /* FK, generation -> 32-byte GMAC key */
 	LABEL_FILE_HEADER, /* FK -> struct mac_key of a file's header sectors */
+	LABEL_PREVIOUS,    /* EK -> key that wraps the EK before it, while a rotation lasts */
 	LABEL_COUNT,
 };
 int crypto_derive(const uint8_t *key, size_t key_len, enum crypto_label label, uint32_t context, void *ret, size_t len) MUST_CHECK;

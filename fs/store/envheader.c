@@ -52,7 +52,12 @@ int envheader_encode(const struct envheader *h, const struct env_key *ek, char *
 	for (size_t i = 0; i < h->unclean_count; i++)
 		fprintf(f, "%s%lluL", i ? ", " : "", (unsigned long long)h->unclean[i]);
 	hex_encode(h->names_wrapped, sizeof(h->names_wrapped), hex);
-	fprintf(f, "];\nkey_version = %u;\nnames_key = \"%s\";\nwraps = (", h->ek_version, hex);
+	fprintf(f, "];\nkey_version = %u;\nnames_key = \"%s\";\n", h->ek_version, hex);
+	if (h->previous_version) {
+		hex_encode(h->previous_wrapped, sizeof(h->previous_wrapped), hex);
+		fprintf(f, "previous_version = %u;\nprevious_key = \"%s\";\n", h->previous_version, hex);
+	}
+	fprintf(f, "wraps = (");
 	for (size_t i = 0; i < h->wrap_count; i++) {
 		const struct env_wrap *w = &h->wraps[i];
 
@@ -165,6 +170,15 @@ static int decode_settings(const config_setting_t *root, struct envheader *h)
 		return -EUCLEAN;
 	h->clean = clean;
 	h->ek_version = (uint32_t)version;
+	if (config_setting_lookup((config_setting_t *)(uintptr_t)root, "previous_version")) {
+		char previous[2 * PREVIOUS_WRAPPED_SIZE + 1];
+
+		if (decode_u64(root, "previous_version", UINT32_MAX, &version) < 0 || version + 1 != h->ek_version ||
+			decode_string(root, "previous_key", previous, sizeof(previous)) < 0 ||
+			hex_decode(previous, h->previous_wrapped, sizeof(h->previous_wrapped)) < 0)
+			return -EUCLEAN;
+		h->previous_version = (uint32_t)version;
+	}
 	rc = decode_unclean(config_setting_lookup((config_setting_t *)(uintptr_t)root, "unclean"), h);
 	if (rc < 0)
 		return rc;
@@ -348,6 +362,43 @@ int envheader_create(const char *path, const struct env_key *ek, const struct en
 	return rc;
 }
 
+static int wrap_under(const struct env_key *ek, enum crypto_label label, const void *key, size_t len, uint8_t *ret)
+{
+	uint8_t kek[32];
+	int rc = crypto_derive(ek->b, sizeof(ek->b), label, 0, kek, sizeof(kek));
+
+	if (rc == 0)
+		rc = crypto_wrap(kek, key, len, ret);
+	secret_wipe(kek, sizeof(kek));
+	return rc;
+}
+
+int envheader_rotate(struct envheader *h, const struct env_key *ek, const struct env_key *next, const struct env_wrap *wraps, size_t n)
+{
+	struct names_key *names = KEY_NEW(struct names_key);
+	uint8_t kek[32];
+	int rc = names ? crypto_derive(ek->b, sizeof(ek->b), LABEL_NAMES_WRAP, 0, kek, sizeof(kek)) : -ENOMEM;
+
+	if (rc == 0 && (n < 1 || n > ENV_WRAPS_MAX || h->previous_version || h->ek_version == UINT32_MAX))
+		rc = -EINVAL;
+	if (rc == 0)
+		rc = crypto_unwrap(kek, h->names_wrapped, sizeof(h->names_wrapped), names->b);
+	if (rc == 0)
+		rc = wrap_under(next, LABEL_NAMES_WRAP, names->b, sizeof(names->b), h->names_wrapped);
+	if (rc == 0)
+		rc = wrap_under(next, LABEL_PREVIOUS, ek->b, sizeof(ek->b), h->previous_wrapped);
+	secret_wipe(kek, sizeof(kek));
+	KEY_FREE(names);
+	if (rc < 0)
+		return rc;
+	h->previous_version = h->ek_version++;
+	memcpy(h->wraps, wraps, n * sizeof(*wraps));
+	h->wrap_count = n;
+	for (size_t k = 0; k < n; k++)
+		h->wraps[k].ek_version = h->ek_version;
+	return 0;
+}
+
 int envheader_rewrap(const char *path, const struct env_key *ek, const struct env_wrap *wraps, size_t n)
 {
 	CLEANUP_CLOSE int fd = io_openat(AT_FDCWD, path, O_RDONLY | O_DIRECTORY, 0);
@@ -366,6 +417,8 @@ int envheader_rewrap(const char *path, const struct env_key *ek, const struct en
 		return rc;
 	memcpy(h.wraps, wraps, n * sizeof(*wraps));
 	h.wrap_count = n;
+	for (size_t k = 0; k < n; k++)
+		h.wraps[k].ek_version = h.ek_version;
 	rc = envheader_write(fd, ek, &h);
 	envheader_done(&h);
 	return rc;

@@ -15,6 +15,7 @@
 #define ENV_WRAPS_MAX 4u
 #define ENV_UNCLEAN_MAX 4096u
 #define NAMES_WRAPPED_SIZE 72u
+#define PREVIOUS_WRAPPED_SIZE 40u
 
 /* One way to the environment key. */
 struct env_wrap {
@@ -36,6 +37,10 @@ struct envheader {
 	size_t unclean_count;
 	uint32_t ek_version;
 	uint8_t names_wrapped[NAMES_WRAPPED_SIZE]; /* names key, AES-256-KW under a key derived from EK */
+	/* While a rotation lasts: the environment key before, which some files are still wrapped under; AES-256-KW under a key
+	 * derived from EK. Version 0: none. */
+	uint32_t previous_version;
+	uint8_t previous_wrapped[PREVIOUS_WRAPPED_SIZE];
 	struct env_wrap wraps[ENV_WRAPS_MAX];
 	size_t wrap_count;
 };
@@ -54,6 +59,9 @@ int envheader_write(int store_fd, const struct env_key *ek, struct envheader *h)
 /* Decoding and encoding alone, for tests and fuzzers. text need not end in NUL. */
 int envheader_decode(const char *text, size_t len, const struct env_key *ek, struct envheader *ret) MUST_CHECK;
 int envheader_encode(const struct envheader *h, const struct env_key *ek, char **ret_text, size_t *ret_len) MUST_CHECK;
+
+/* Puts next in the place of ek: one version up, names key and ek itself wrapped under it, and these wraps. Changes h alone. */
+int envheader_rotate(struct envheader *h, const struct env_key *ek, const struct env_key *next, const struct env_wrap *wraps, size_t n) MUST_CHECK;
 
 /* Replaces the wraps of a store that no worker holds. */
 int envheader_rewrap(const char *path, const struct env_key *ek, const struct env_wrap *wraps, size_t n) MUST_CHECK;

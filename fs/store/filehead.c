@@ -48,6 +48,19 @@ int filehead_new(const struct wrap_key *fw, uint32_t ek_version, uint64_t epoch,
 	return 0;
 }
 
+int filehead_rewrap(struct filehead *h, const struct wrap_key *fw, uint32_t ek_version)
+{
+	uint8_t wrapped[WRAPPED_KEY_SIZE];
+	int rc = crypto_wrap(fw->b, h->fk->b, sizeof(h->fk->b), wrapped);
+
+	if (rc < 0)
+		return rc;
+	memset(h->record, 0, sizeof(h->record));
+	h->record[0].ek_version = ek_version;
+	memcpy(h->record[0].wrapped, wrapped, sizeof(wrapped));
+	return 0;
+}
+
 int filehead_encode(const struct filehead *h, uint8_t ret[SECTOR_SIZE])
 {
 	memset(ret, 0, SECTOR_SIZE);

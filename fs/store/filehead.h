@@ -24,6 +24,8 @@ struct fileslot {
 /* A new file's keys and id. */
 int filehead_new(const struct wrap_key *fw, uint32_t ek_version, uint64_t epoch, struct filehead *ret) MUST_CHECK;
 void filehead_done(struct filehead *h);
+/* Wraps the file key under fw, and forgets the other wraps. */
+int filehead_rewrap(struct filehead *h, const struct wrap_key *fw, uint32_t ek_version) MUST_CHECK;
 int filehead_encode(const struct filehead *h, uint8_t ret[SECTOR_SIZE]) MUST_CHECK;
 /* -EUCLEAN no magic, -ENOTSUP newer, -EKEYREJECTED no record opens, -EBADMSG MAC. */
 int filehead_decode(const uint8_t sector[SECTOR_SIZE], const struct wrap_key *fw, uint32_t ek_version, struct filehead *ret) MUST_CHECK;

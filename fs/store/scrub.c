@@ -26,7 +26,7 @@ static int scrub_object(struct volume *v, int dirfd, const struct dir_entry *de,
 		return 0;
 	}
 	if (S_ISDIR(st.st_mode))
-		return scrub_directory(v, fd, visitor, lower, plain);
+		return visitor->enter && !visitor->enter(visitor->ctx, &st) ? 0 : scrub_directory(v, fd, visitor, lower, plain);
 	if (S_ISREG(st.st_mode))
 		return visitor->file(visitor->ctx, fd, &st, lower, plain);
 	if (S_ISLNK(st.st_mode)) {
@@ -67,6 +67,16 @@ static int scrub_directory(struct volume *v, int dirfd, const struct scrub_visit
 		if (rc < 0)
 			return rc;
 	}
+}
+
+int scrub_walk_from(struct volume *v, int dirfd, const struct scrub_visitor *visitor)
+{
+	struct stat st;
+	int rc = io_fstatat(dirfd, "", &st, AT_EMPTY_PATH);
+
+	if (rc < 0 || (visitor->enter && !visitor->enter(visitor->ctx, &st)))
+		return rc;
+	return scrub_directory(v, dirfd, visitor, "(moved)", "(moved)");
 }
 
 int scrub_walk(struct volume *v, const struct scrub_visitor *visitor)

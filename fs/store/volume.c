@@ -14,10 +14,12 @@ void volume_wipe(struct volume *v)
 {
 	KEY_FREE(v->ek);
 	KEY_FREE(v->fw);
+	KEY_FREE(v->fw_previous);
 	KEY_FREE(v->names);
 	KEY_FREE(v->dir_mac);
 	v->ek = NULL;
 	v->fw = NULL;
+	v->fw_previous = NULL;
 	v->names = NULL;
 	v->dir_mac = NULL;
 }
@@ -31,10 +33,32 @@ static void volume_free(struct volume *v)
 	util_closep(&v->fd);
 	envheader_done(&v->header);
 	pthread_mutex_destroy(&v->header_lock);
+	pthread_rwlock_destroy(&v->keys_lock);
 	free(v->path);
 	free(v);
 }
 DEFINE_CLEANUP(struct volume *, volume_free);
+
+/* The file-wrap key of the version before. */
+static int volume_previous_key(struct volume *v)
+{
+	struct env_key *previous = KEY_NEW(struct env_key);
+	uint8_t kek[32];
+	int rc = 0;
+
+	v->fw_previous = KEY_NEW(struct wrap_key);
+	if (!previous || !v->fw_previous)
+		rc = -ENOMEM;
+	if (rc == 0)
+		rc = crypto_derive(v->ek->b, sizeof(v->ek->b), LABEL_PREVIOUS, 0, kek, sizeof(kek));
+	if (rc == 0)
+		rc = crypto_unwrap(kek, v->header.previous_wrapped, sizeof(v->header.previous_wrapped), previous->b);
+	if (rc == 0)
+		rc = crypto_derive(previous->b, sizeof(previous->b), LABEL_FILE_WRAP, 0, v->fw_previous->b, sizeof(v->fw_previous->b));
+	secret_wipe(kek, sizeof(kek));
+	KEY_FREE(previous);
+	return rc;
+}
 
 static int volume_keys(struct volume *v, const struct env_key *ek)
 {
@@ -47,6 +71,7 @@ static int volume_keys(struct volume *v, const struct env_key *ek)
 	if (!v->ek || !v->fw || !v->names || !v->dir_mac)
 		return -ENOMEM;
 	*v->ek = *ek;
+	v->ek_version = v->header.ek_version;
 	int rc = crypto_derive(ek->b, sizeof(ek->b), LABEL_FILE_WRAP, 0, v->fw->b, sizeof(v->fw->b));
 	if (rc == 0)
 		rc = crypto_derive(ek->b, sizeof(ek->b), LABEL_NAMES_WRAP, 0, kek, sizeof(kek));
@@ -55,6 +80,8 @@ static int volume_keys(struct volume *v, const struct env_key *ek)
 	secret_wipe(kek, sizeof(kek));
 	if (rc == 0)
 		rc = crypto_derive(v->names->b, sizeof(v->names->b), LABEL_DIR_MAC, 0, v->dir_mac->b, sizeof(v->dir_mac->b));
+	if (rc == 0 && v->header.previous_version)
+		rc = volume_previous_key(v);
 	return rc;
 }
 
@@ -104,6 +131,7 @@ int volume_open(const char *path, const struct env_key *ek, const struct volume_
 		return -ENOMEM;
 	v->fd = v->root_fd = v->tmp_fd = v->lock_fd = -1;
 	pthread_mutex_init(&v->header_lock, NULL);
+	pthread_rwlock_init(&v->keys_lock, NULL);
 	if (options)
 		v->options = *options;
 	v->path = strdup(path);
@@ -177,6 +205,18 @@ bool volume_epoch_unclean(const struct volume *v, uint64_t epoch)
 	return v->options.read_only && !v->header.clean && epoch == v->header.epoch;
 }
 
+/* What a rotation or new wraps change; epoch and unclean list are read without the lock, and stay as they are. */
+static void volume_take_header(struct volume *v, const struct envheader *next)
+{
+	v->header.sequence = next->sequence;
+	v->header.ek_version = next->ek_version;
+	v->header.previous_version = next->previous_version;
+	memcpy(v->header.previous_wrapped, next->previous_wrapped, sizeof(next->previous_wrapped));
+	memcpy(v->header.names_wrapped, next->names_wrapped, sizeof(next->names_wrapped));
+	v->header.wrap_count = next->wrap_count;
+	memcpy(v->header.wraps, next->wraps, sizeof(next->wraps));
+}
+
 int volume_rewrap(struct volume *v, const struct env_wrap *wraps, size_t n)
 {
 	int rc = volume_writable(v);
@@ -189,13 +229,84 @@ int volume_rewrap(struct volume *v, const struct env_wrap *wraps, size_t n)
 	struct envheader next = v->header;
 	memcpy(next.wraps, wraps, n * sizeof(*wraps));
 	next.wrap_count = n;
+	for (size_t k = 0; k < n; k++)
+		next.wraps[k].ek_version = next.ek_version;
 	rc = envheader_write(v->fd, v->ek, &next);
-	/* Epoch and unclean list are read without the lock; they stay as they are. */
-	v->header.sequence = next.sequence;
-	v->header.wrap_count = next.wrap_count;
-	memcpy(v->header.wraps, next.wraps, sizeof(next.wraps));
+	volume_take_header(v, &next);
 	pthread_mutex_unlock(&v->header_lock);
 	return rc;
+}
+
+int volume_rotate_begin(struct volume *v, const struct env_key *next_key, const struct env_wrap *wraps, size_t n)
+{
+	struct env_key *ek = KEY_NEW(struct env_key), *old_ek = NULL;
+	struct wrap_key *fw = KEY_NEW(struct wrap_key);
+	int rc = volume_writable(v);
+
+	pthread_mutex_lock(&v->header_lock);
+	struct envheader next = v->header;
+	if (rc == 0 && next.previous_version)
+		rc = -EALREADY;
+	if (rc == 0 && (!ek || !fw))
+		rc = -ENOMEM;
+	if (rc == 0)
+		rc = crypto_derive(next_key->b, sizeof(next_key->b), LABEL_FILE_WRAP, 0, fw->b, sizeof(fw->b));
+	if (rc == 0)
+		rc = envheader_rotate(&next, v->ek, next_key, wraps, n);
+	if (rc == 0)
+		/* Which of the two headers is there after a failed sync nobody knows: then nothing may be written any more. */
+		rc = volume_synced(v, envheader_write(v->fd, next_key, &next));
+	if (rc == 0) {
+		*ek = *next_key;
+		volume_take_header(v, &next);
+		pthread_rwlock_wrlock(&v->keys_lock);
+		old_ek = v->ek;
+		v->ek = TAKE_PTR(ek);
+		v->ek_version = next.ek_version;
+		v->fw_previous = v->fw;
+		v->fw = TAKE_PTR(fw);
+		pthread_rwlock_unlock(&v->keys_lock);
+	}
+	pthread_mutex_unlock(&v->header_lock);
+	KEY_FREE(old_ek);
+	KEY_FREE(ek);
+	KEY_FREE(fw);
+	return rc;
+}
+
+int volume_rotate_end(struct volume *v)
+{
+	struct wrap_key *previous = NULL;
+	int rc = volume_writable(v);
+
+	/* The files' new wraps are on the disk before the key of the old ones goes. */
+	if (rc == 0)
+		rc = volume_synced(v, io_syncfs(v->fd));
+	if (rc < 0)
+		return rc;
+	pthread_mutex_lock(&v->header_lock);
+	struct envheader next = v->header;
+	next.previous_version = 0;
+	memset(next.previous_wrapped, 0, sizeof(next.previous_wrapped));
+	rc = volume_synced(v, envheader_write(v->fd, v->ek, &next));
+	if (rc == 0) {
+		volume_take_header(v, &next);
+		pthread_rwlock_wrlock(&v->keys_lock);
+		previous = v->fw_previous;
+		v->fw_previous = NULL;
+		pthread_rwlock_unlock(&v->keys_lock);
+	}
+	pthread_mutex_unlock(&v->header_lock);
+	KEY_FREE(previous);
+	return rc;
+}
+
+bool volume_rotating(struct volume *v)
+{
+	pthread_rwlock_rdlock(&v->keys_lock);
+	bool rotating = v->fw_previous != NULL;
+	pthread_rwlock_unlock(&v->keys_lock);
+	return rotating;
 }
 
 int volume_writable(const struct volume *v)

@@ -33,8 +33,12 @@ struct volume_stats {
 struct volume {
 	char *path;
 	int fd, root_fd, tmp_fd, lock_fd;
-	struct env_key *ek;       /* everything secret below is in secret memory */
+	/* Everything secret below is in secret memory. A rotation replaces the first four: keys_lock. */
+	pthread_rwlock_t keys_lock;
+	struct env_key *ek;
+	uint32_t ek_version;
 	struct wrap_key *fw;      /* wraps file keys */
+	struct wrap_key *fw_previous; /* while a rotation lasts: of the version before; else NULL */
 	struct names_key *names;
 	struct mac_key *dir_mac;
 	struct envheader header;  /* header_lock; epoch and unclean list do not change after open */
@@ -52,6 +56,11 @@ void volume_wipe(struct volume *v); /* the keys alone; for a lock that cannot wa
 
 /* Whether a slot of this epoch may describe what a crash interrupted. */
 bool volume_epoch_unclean(const struct volume *v, uint64_t epoch);
+/* Rotation of the environment key. begin makes next the key, durably: from here on new files are under it, and content_rotate
+ * moves the others. end destroys the key before; every file must have been moved. -EALREADY: one is under way. */
+int volume_rotate_begin(struct volume *v, const struct env_key *next, const struct env_wrap *wraps, size_t n) MUST_CHECK;
+int volume_rotate_end(struct volume *v) MUST_CHECK;
+bool volume_rotating(struct volume *v);
 int volume_rewrap(struct volume *v, const struct env_wrap *wraps, size_t n) MUST_CHECK;
 /* 0, or -EROFS when poisoned or read-only. Ask before each change. */
 int volume_writable(const struct volume *v) MUST_CHECK;

@@ -432,6 +432,36 @@ int environment_return(struct tenant *t, const char *name, const char *confirm, 
 	return environment_rewrap(t, &env, NULL, ret);
 }
 
+int environment_rotate(struct tenant *t, const char *name, struct refusal *ret)
+{
+	struct env_key_source source;
+	struct registry_env env;
+	struct registry_key key;
+	struct env_wrap wrap;
+	char text[480] = "";
+	int rc = environment_get_changeable(t, name, &env, &source, ret);
+
+	if (rc < 0)
+		return rc;
+	if (!t->workers.alive(t->workers.ctx, name))
+		return refuse(ret, -ENOTCONN, "", "%s is not mounted: mount it, its worker rotates the key", name);
+	bool platform = strcmp(source.source, "platform") == 0;
+	if (!platform && registry_key_by_fingerprint(t->registry, source.fingerprint, &key) < 0)
+		return refuse(ret, -EPERM, "", "%s is under the key %s, which this tenant does not know", name, source.key_name);
+	struct env_key *ek = KEY_NEW(struct env_key);
+	rc = ek ? secret_random(ek->b, sizeof(ek->b)) : -ENOMEM;
+	if (rc == 0)
+		rc = platform ? wrap_by_platform_key(t, ek, &wrap) : wrap_by_tenant_key(&key, ek, &wrap);
+	if (rc < 0)
+		(void)refuse(ret, rc, "", "no key could be made: %s", strerror(-rc));
+	else
+		rc = t->workers.rotate(t->workers.ctx, name, ek, &wrap, 1, text);
+	KEY_FREE(ek);
+	if (rc == -EALREADY)
+		return refuse(ret, rc, "", "the key of %s is being rotated already", name);
+	return rc < 0 && !ret->text[0] ? refuse(ret, rc, "", "%s: %s", name, text[0] ? text : strerror(-rc)) : rc;
+}
+
 /* The header's MAC says whether the wrap's key is really this store's. */
 static int attach_check(const struct registry_env *env, const struct env_key *ek, struct refusal *ret)
 {

@@ -21,6 +21,8 @@ struct worker_ops {
 	bool (*alive)(void *ctx, const char *name);
 	/* Replaces the wraps of a mounted environment's header. */
 	int (*rewrap)(void *ctx, const char *name, const struct env_wrap *wraps, size_t n, char *text);
+	/* Makes ek its key, and moves its files to it meanwhile. */
+	int (*rotate)(void *ctx, const char *name, const struct env_key *ek, const struct env_wrap *wraps, size_t n, char *text);
 	void *ctx;
 };
 
@@ -65,6 +67,8 @@ int environment_unlock(struct tenant *t, const char *name, bool confirmed, struc
 /* E2, E3: to the region's active key; back to the platform key (confirm: the name, for production). Mounted or not. */
 int environment_apply(struct tenant *t, const char *name, struct refusal *ret) MUST_CHECK;
 int environment_return(struct tenant *t, const char *name, const char *confirm, struct refusal *ret) MUST_CHECK;
+/* Gives a mounted environment a new key, wrapped as the present one is; the worker goes on by itself. */
+int environment_rotate(struct tenant *t, const char *name, struct refusal *ret) MUST_CHECK;
 /* Takes a store that another tdefsd made, with the key that its header names: one of the two, or neither where this
  * tdefsd holds it. It is wrapped to the platform key, unless it is under the region's active key already. */
 int environment_attach(struct tenant *t, const struct environment_request *request, const struct rsa_key *key,
