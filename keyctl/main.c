@@ -22,7 +22,7 @@ static const struct command commands[] = {
 	{"lock", "NAME [--dry-run]", 1, NULL, "d", env_lock},
 	{"unlock", "NAME", 1, "unmount at once, wipe its key; bring it back", "", env_unlock},
 	{"rotate", "NAME", 1, NULL, "", env_rotate},
-	{"scrub", "NAME", 1, "new environment key, files moved to it; verify every block of a mounted one", "", report_scrub},
+	{"scrub", "NAME", 1, "new key, files move to it; verify every block", "", report_scrub},
 	{"key generate", "NAME --out FILE.pfx", 1, "make a key, save its file", "ropP", key_generate},
 	{"key upload", "NAME FILE", 2, "bring a .pfx or .byok", "rpP", key_upload},
 	{"key list", "", 0, NULL, "", key_list},
