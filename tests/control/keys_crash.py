@@ -33,7 +33,9 @@ def killed_at(call, n, *command):
     trace = subprocess.Popen(["strace", "-f", "-qq", "-o", base + "/trace", "-e", "trace=" + call, "-e", "inject=%s:signal=SIGKILL:when=%d" %
                               (call, n), "-p", str(tenant.process.pid)], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
                              stderr=subprocess.PIPE, text=True)
-    wait_for(lambda: "TracerPid:\t0" not in open("/proc/%d/status" % tenant.process.pid).read(), "strace to attach")
+    wait_for(lambda: trace.poll() is not None or "TracerPid:\t0" not in open("/proc/%d/status" % tenant.process.pid).read(), "strace to attach")
+    if trace.poll() is not None:
+        skip("strace cannot attach here: " + trace.stderr.read())
     done = tenant.keyctl(*command, ok=None)
     dead = done.returncode == 5
     if dead:
