@@ -1,16 +1,48 @@
 /* secret: see secret.h. */
 #include "base/secret.h"
 
+#include <malloc.h>
 #include <openssl/crypto.h>
 #include <openssl/rand.h>
 #include <string.h>
 
 static bool heap_locked;
 
+/* OpenSSL's ordinary allocations are wiped too when they are freed: its decoders leave the DER of private keys there. */
+static void *wiping_malloc(size_t len, const char *file, int line)
+{
+	(void)file;
+	(void)line;
+	return malloc(len);
+}
+
+static void wiping_free(void *p, const char *file, int line)
+{
+	(void)file;
+	(void)line;
+	if (p)
+		OPENSSL_cleanse(p, malloc_usable_size(p));
+	free(p);
+}
+
+static void *wiping_realloc(void *p, size_t len, const char *file, int line)
+{
+	void *moved = len ? malloc(len) : NULL;
+
+	if (len && !moved)
+		return NULL;
+	if (p && moved)
+		memcpy(moved, p, MIN(malloc_usable_size(p), len));
+	wiping_free(p, file, line);
+	return moved;
+}
+
 int secret_init(size_t len)
 {
 	if (CRYPTO_secure_malloc_initialized())
 		return 0;
+	if (CRYPTO_set_mem_functions(wiping_malloc, wiping_realloc, wiping_free) != 1)
+		return -EBUSY;
 	int rc = CRYPTO_secure_malloc_init(len, 32);
 
 	if (rc == 0)

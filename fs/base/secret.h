@@ -6,6 +6,7 @@
 #include "base/util.h"
 
 /* Sets the secure heap up; call once, after daemonising, before any key exists. len: bytes, a power of two.
+ * From then on what OpenSSL frees elsewhere is wiped as well; -EBUSY when OpenSSL was used before.
  * -ENOMEM when the memory cannot be had. Where locking it is not permitted (RLIMIT_MEMLOCK) it is used unlocked and
  * secret_locked() says false. */
 int secret_init(size_t len) MUST_CHECK;

@@ -32,6 +32,7 @@ static inline void util_closep(int *fd)
 		int saved = errno;
 		close(*fd);
 		errno = saved;
+		*fd = -1; /* never closed twice: the number may be somebody else's by then */
 	}
 }
 static inline void util_freep(void *p)
