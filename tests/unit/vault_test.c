@@ -23,7 +23,7 @@ static struct secret password_of(const char *text)
 	return s;
 }
 
-static int shell(const char *format, ...)
+static int __attribute__((format(printf, 1, 2))) shell(const char *format, ...)
 {
 	char command[1200];
 	va_list ap;
@@ -274,7 +274,7 @@ static void byok_k3_made_by_openssl_is_read(void **state)
 		{"s/^{/[/", -EUCLEAN, "key-transfer blob"},
 		{"s/\"kid\"/\"kidd\"/", -EXDEV, "nobody"},
 	};
-	CLEANUP(secret_done) struct secret public = {0}, whole = {0};
+	CLEANUP(secret_done) struct secret whole = {0};
 	uint8_t der[RSA_PUBLIC_MAX];
 	char why[200];
 	size_t len;
