@@ -186,8 +186,8 @@ enum status env_rotate(const struct options *o, char **arguments)
 		fputc('\n', stderr);
 	if (status == STATUS_DONE && o->json)
 		client_print_json(env);
-	if (status == STATUS_DONE && strcmp(text_of(env, "state"), "mounted") != 0)
-		status = client_error(STATUS_FAILED, "%s was unmounted meanwhile; the rotation goes on at its next mount", arguments[0]);
+	if (status == STATUS_DONE && (strcmp(text_of(env, "state"), "mounted") != 0 || number_of(env, "key_version") == 0))
+		status = client_error(STATUS_FAILED, "%s was unmounted, or its worker ended, meanwhile; the rotation goes on at its next mount", arguments[0]);
 	else if (status == STATUS_DONE && text_of(env, "rotate_error")[0])
 		status = client_error(STATUS_FAILED, "the rotation waits, both keys are held: %s", text_of(env, "rotate_error"));
 	else if (status == STATUS_DONE && !o->json)
