@@ -130,6 +130,7 @@ for command in (("env", "mount", "db"), ("env", "apply-key", "db", "--yes"), ("e
 tenant.refused("U3", "env", "unlock", "db", "--yes")
 tenant.refused("K10", "key", "upload", "other", *other.given())
 tenant.refused("U1", "key", "activate", "second", "--yes")
+tenant.refused("K4", "key", "activate", "first", "--yes")
 tenant.refused("L1", "tenant", "lock", "--key", *second.given())
 
 # U2, L6
@@ -202,7 +203,7 @@ check(not os.path.exists(db.store), "L8: the store is gone")
 
 # A1
 entries = tenant.json("audit")["entries"]
-for rule in ("E2", "E3", "K2", "K3", "K5", "K8", "K9", "K10", "L1", "L2", "L3", "L6", "L7", "U1", "U2", "U3", "A3"):
+for rule in ("E2", "E3", "K2", "K3", "K4", "K5", "K8", "K9", "K10", "L1", "L2", "L3", "L6", "L7", "U1", "U2", "U3", "A3"):
     check(any(e["rule"] == rule and e["outcome"] == "refused" for e in entries), "A1: a refusal by %s is an entry" % rule)
 check(any(e["request"] == "L8 deletion" for e in entries), "A1: deletions too")
 check("whole" in tenant.keyctl("audit", "--verify").stdout, "A1: the chain")
