@@ -27,6 +27,11 @@ int refuse(struct refusal *ret, int error, const char *rule, const char *format,
 	return error;
 }
 
+int registry_refusal(int error, struct refusal *ret)
+{
+	return refuse(ret, error, "", "the registry: %s", strerror(-error));
+}
+
 int check_name(const char *what, const char *name, struct refusal *ret)
 {
 	size_t len = strlen(name);

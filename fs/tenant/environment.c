@@ -9,11 +9,6 @@
 #include <string.h>
 #include <sys/stat.h>
 
-static int registry_refusal(int rc, struct refusal *ret)
-{
-	return refuse(ret, rc, "", "the registry: %s", strerror(-rc));
-}
-
 int environment_get(struct tenant *t, const char *name, struct registry_env *ret_env, struct refusal *ret)
 {
 	int rc = check_name("environment's name", name, ret);

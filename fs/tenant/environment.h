@@ -14,6 +14,9 @@ struct refusal {
 /* Fills ret and returns error (negative). */
 int refuse(struct refusal *ret, int error, const char *rule, const char *format, ...) PRINTF(4, 5);
 
+/* The same for what the registry answered. */
+int registry_refusal(int error, struct refusal *ret);
+
 /* How the rules reach the workers; given by the keeper. Texts come back in text (480 bytes) when something fails. */
 struct worker_ops {
 	int (*start)(void *ctx, const struct registry_env *env, const struct env_key *ek, uint64_t *ret_epoch, char *text);

@@ -15,7 +15,7 @@ int guard_clock(struct tenant *t, int64_t *ret_now, struct refusal *ret)
 	int rc = registry_meta_get(t->registry, "clock", text, sizeof(text));
 
 	if (rc < 0 && rc != -ENOENT)
-		return refuse(ret, rc, "", "the registry: %s", strerror(-rc));
+		return registry_refusal(rc, ret);
 	int64_t highest = strtoll(text, NULL, 10);
 	if (now < highest)
 		return refuse(ret, -EAGAIN, "A3", "the clock is %" PRId64 " s behind the latest time that tdefsd saw: set it right first",
@@ -24,7 +24,7 @@ int guard_clock(struct tenant *t, int64_t *ret_now, struct refusal *ret)
 		snprintf(text, sizeof(text), "%" PRId64, now);
 		rc = registry_meta_set(t->registry, "clock", text);
 		if (rc < 0)
-			return refuse(ret, rc, "", "the registry: %s", strerror(-rc));
+			return registry_refusal(rc, ret);
 	}
 	*ret_now = now;
 	return 0;

@@ -12,11 +12,6 @@
 #define EXCHANGE_BITS 3072u
 #define EXCHANGE_META "exchange_key"
 
-static int registry_refusal(int rc, struct refusal *ret)
-{
-	return refuse(ret, rc, "", "the registry: %s", strerror(-rc));
-}
-
 /* ---- conditions ---- */
 
 static int none_locked(struct tenant *t, const char *region, const char *rule, const char *what, struct refusal *ret)

@@ -7,11 +7,6 @@
 #include <stdio.h>
 #include <string.h>
 
-static int registry_refusal(int rc, struct refusal *ret)
-{
-	return refuse(ret, rc, "", "the registry: %s", strerror(-rc));
-}
-
 int operation_none(struct tenant *t, const char *region, struct refusal *ret)
 {
 	static const char *const rules[] = {"K7", "L6", "U1"};

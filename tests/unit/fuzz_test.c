@@ -2,6 +2,7 @@
  * make. Deterministic; TDEFS_LONG does more. Run with the sanitizers, as all unit tests are. */
 #include "store.h"
 
+#include "control/config.h"
 #include "control/wire.h"
 #include "store/filehead.h"
 #include "vault/byok.h"
@@ -149,6 +150,38 @@ static void fuzz_wire(void **state)
 	}
 }
 
+static void fuzz_configuration(void **state)
+{
+	static const char text[] = "tenant = \"t\"; state_dir = \"/s\"; runtime_dir = \"/r\";\n# a remark\nroles: { auditor = \"x\"; "
+				   "root_is_all = false; };\nmount: { threads = 8; seal_interval = \"200ms\"; };\n";
+	char dir[64], path[80], error[512];
+	uint64_t seed = 5;
+	uint8_t buf[1024];
+
+	(void)state;
+	test_dir(dir);
+	snprintf(path, sizeof(path), "%s/conf", dir);
+	for (unsigned k = 0; k < rounds(2000); k++) {
+		struct config c = {0};
+
+		memcpy(buf, text, sizeof(text) - 1);
+		size_t n = mutate(buf, sizeof(text) - 1, sizeof(buf), &seed);
+		int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC, 0600);
+		assert_int_equal(write(fd, buf, n), n);
+		close(fd);
+		error[0] = '\0';
+		int rc = config_load(path, &c, error);
+		/* Right, or told what is wrong; what is taken is whole. */
+		if (rc == 0) {
+			assert_true(c.tenant && c.state_dir && c.state_dir[0] == '/' && c.threads >= 1 && c.seal_interval_ns > 0);
+			config_done(&c);
+		} else {
+			assert_true(error[0]);
+		}
+	}
+	test_remove(dir);
+}
+
 static void fuzz_key_files(void **state)
 {
 	CLEANUP(secret_done) struct secret password = {0}, pfx = {0};
@@ -188,7 +221,7 @@ static void fuzz_key_files(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {cmocka_unit_test(fuzz_environment_header), cmocka_unit_test(fuzz_file_header),
-		cmocka_unit_test(fuzz_wire), cmocka_unit_test(fuzz_key_files)};
+		cmocka_unit_test(fuzz_wire), cmocka_unit_test(fuzz_configuration), cmocka_unit_test(fuzz_key_files)};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
