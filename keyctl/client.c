@@ -8,6 +8,8 @@
 #include <sys/socket.h>
 #include <sys/un.h>
 
+#define ANSWER_MAX (64u << 20) /* thousands of environments; tdefsd is trusted */
+
 enum status client_error(enum status status, const char *format, ...)
 {
 	va_list ap;
@@ -94,7 +96,7 @@ enum status client_call_with(const struct options *o, const struct client_call *
 	snprintf(full, sizeof(full), WIRE_INTERFACE ".%s", call->method);
 	int rc = wire_send_fds(fd, json_pack("{ss sb so}", "method", full, "more", call->progress != NULL, "parameters", call->parameters),
 		call->fds, call->fd_count);
-	struct wire wire = {.fd = fd};
+	struct wire wire = {.fd = fd, .max = ANSWER_MAX};
 	if (rc == 0 || rc == -EPIPE)
 		rc = wire_receive(&wire, -1, &answer);
 	while (rc == 0 && json_is_true(json_object_get(answer, "continues"))) {

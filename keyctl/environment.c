@@ -125,7 +125,7 @@ enum status env_apply(const struct options *o, char **arguments)
 
 	if (status != STATUS_DONE)
 		return status;
-	status = client_call(o, "EnvApply", json_pack("{ss}", "name", arguments[0]), &answer);
+	status = client_call(o, "EnvApply", json_pack("{ss sb}", "name", arguments[0], "confirmed", 1), &answer);
 	const json_t *env = json_object_get(answer, "environment");
 	if (status == STATUS_DONE && o->json)
 		client_print_json(env);
@@ -156,7 +156,8 @@ enum status env_return(const struct options *o, char **arguments)
 	}
 	if (status != STATUS_DONE)
 		return status;
-	status = client_call(o, "EnvReturn", json_pack("{ss ss*}", "name", arguments[0], "confirm", confirm), &answer);
+	status = client_call(o, "EnvReturn", json_pack("{ss ss* sb}", "name", arguments[0], "confirm", confirm, "confirmed", !production),
+		&answer);
 	if (status == STATUS_DONE && o->json)
 		client_print_json(json_object_get(answer, "environment"));
 	else if (status == STATUS_DONE)

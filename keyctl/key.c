@@ -158,7 +158,7 @@ enum status key_activate(const struct options *o, char **arguments)
 
 	if (status != STATUS_DONE)
 		return status;
-	status = client_call_with(o, &(struct client_call){.method = "KeyActivate", .parameters = json_pack("{ss}", "name", arguments[0]),
+	status = client_call_with(o, &(struct client_call){.method = "KeyActivate", .parameters = json_pack("{ss sb}", "name", arguments[0], "confirmed", 1),
 					     .progress = show_progress}, &answer);
 	if (status == STATUS_DONE)
 		print_key(o, json_object_get(answer, "key"), "is activated");

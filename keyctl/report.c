@@ -104,30 +104,63 @@ enum status report_scrub(const struct options *o, char **arguments)
 	return status;
 }
 
-enum status report_audit(const struct options *o, char **arguments)
+static void print_entry(const json_t *entry)
 {
-	json_t *answer, *entry;
-	size_t k;
-	enum status status = client_call(o, "Audit", json_pack("{sb}", "verify", o->verify), &answer);
+	time_t at = (time_t)number_of(entry, "time");
+	char when[32];
 
-	(void)arguments;
-	if (status == STATUS_DONE && o->json) {
-		client_print_json(answer);
-	} else if (status == STATUS_DONE && o->verify) {
-		printf("%lld entries, the chain is whole\n", number_of(answer, "verified"));
-	} else if (status == STATUS_DONE) {
+	strftime(when, sizeof(when), "%F %T", localtime(&at));
+	printf("%4lld  %s  uid %-5lld %-17s  %-10s  %-16s  %s%s%s%s%s\n", number_of(entry, "seq"), when, number_of(entry, "uid"),
+		text_of(entry, "role"), text_of(entry, "request"), text_of(entry, "object"), text_of(entry, "outcome"),
+		text_of(entry, "rule")[0] ? " by " : "", text_of(entry, "rule"), text_of(entry, "detail")[0] ? ": " : "",
+		text_of(entry, "detail"));
+}
+
+/* Page by page; --json collects them. */
+static enum status audit_list(const struct options *o)
+{
+	json_t *all = json_array(), *answer, *entry;
+	enum status status = STATUS_DONE;
+	long long after = 0;
+	bool more = true;
+	size_t k;
+
+	while (status == STATUS_DONE && more) {
+		status = client_call(o, "Audit", json_pack("{sI}", "after", (json_int_t)after), &answer);
+		more = json_is_true(json_object_get(answer, "more"));
 		json_array_foreach(json_object_get(answer, "entries"), k, entry)
 		{
-			time_t at = (time_t)number_of(entry, "time");
-			char when[32];
-
-			strftime(when, sizeof(when), "%F %T", localtime(&at));
-			printf("%4lld  %s  uid %-5lld %-17s  %-10s  %-16s  %s%s%s%s%s\n", number_of(entry, "seq"), when,
-				number_of(entry, "uid"), text_of(entry, "role"), text_of(entry, "request"), text_of(entry, "object"),
-				text_of(entry, "outcome"), text_of(entry, "rule")[0] ? " by " : "", text_of(entry, "rule"),
-				text_of(entry, "detail")[0] ? ": " : "", text_of(entry, "detail"));
+			after = number_of(entry, "seq");
+			if (o->json)
+				json_array_append(all, entry);
+			else
+				print_entry(entry);
 		}
+		json_decref(answer);
 	}
+	if (status == STATUS_DONE && o->json) {
+		json_t *list = json_pack("{sO}", "entries", all);
+
+		client_print_json(list);
+		json_decref(list);
+	}
+	json_decref(all);
+	return status;
+}
+
+enum status report_audit(const struct options *o, char **arguments)
+{
+	json_t *answer;
+	enum status status;
+
+	(void)arguments;
+	if (!o->verify)
+		return audit_list(o);
+	status = client_call(o, "Audit", json_pack("{sb}", "verify", 1), &answer);
+	if (status == STATUS_DONE && o->json)
+		client_print_json(answer);
+	else if (status == STATUS_DONE)
+		printf("%lld entries, the chain is whole\n", number_of(answer, "verified"));
 	json_decref(answer);
 	return status;
 }

@@ -8,6 +8,8 @@
 #include <string.h>
 
 #define STATUS_LIMIT_MS 5000
+#define AUDIT_PAGE 200 /* entries a reply */
+#define STRANGER_NS UINT64_C(60000000000)
 
 /* ---- parameters ---- */
 
@@ -32,6 +34,17 @@ int parameter_bool(struct request *rq, const char *name, bool *ret)
 
 	*ret = json_is_true(value);
 	if (!value || json_is_null(value) || json_is_boolean(value))
+		return 0;
+	snprintf(rq->bad_parameter, sizeof(rq->bad_parameter), "%s", name);
+	return -EINVAL;
+}
+
+int parameter_count(struct request *rq, const char *name, uint64_t *ret)
+{
+	const json_t *value = json_object_get(rq->parameters, name);
+
+	*ret = (uint64_t)MAX(json_integer_value(value), 0);
+	if (!value || json_is_null(value) || (json_is_integer(value) && json_integer_value(value) >= 0))
 		return 0;
 	snprintf(rq->bad_parameter, sizeof(rq->bad_parameter), "%s", name);
 	return -EINVAL;
@@ -236,8 +249,11 @@ static int do_env_scrub(struct request *rq)
 	return 0;
 }
 
+/* Ends the walk when the page is full. */
 static int audit_entry(void *ctx, const struct audit_row *row)
 {
+	if (json_array_size(ctx) == AUDIT_PAGE)
+		return 1;
 	json_array_append_new(ctx, json_pack("{sI sI sI ss ss ss ss ss ss ss}", "seq", (json_int_t)row->seq, "time",
 					   (json_int_t)row->time, "uid", (json_int_t)row->uid, "role", row->role, "request",
 					   row->request, "object", row->object, "rule", row->rule, "outcome", row->outcome, "detail",
@@ -249,9 +265,12 @@ static int do_audit(struct request *rq)
 {
 	struct registry *registry = rq->k->tenant.registry;
 	json_t *entries = json_array();
-	uint64_t seq = 0;
+	uint64_t seq = 0, after;
 	bool verify;
 	int rc = parameter_bool(rq, "verify", &verify);
+
+	if (rc == 0)
+		rc = parameter_count(rq, "after", &after);
 
 	if (rc == 0 && verify) {
 		rc = audit_verify(registry, &seq);
@@ -259,7 +278,9 @@ static int do_audit(struct request *rq)
 			rc = refuse(&rq->refusal, -EUCLEAN, "A1", "the audit log was changed: entry %llu does not fit the chain",
 				(unsigned long long)seq);
 	} else if (rc == 0) {
-		rc = registry_audit_each(registry, audit_entry, entries);
+		rc = registry_audit_each(registry, after, audit_entry, entries);
+		json_object_set_new(rq->reply, "more", json_boolean(rc > 0));
+		rc = MIN(rc, 0);
 	}
 	json_object_set_new(rq->reply, "entries", entries);
 	json_object_set_new(rq->reply, "verified", json_number(seq));
@@ -323,48 +344,59 @@ static json_t *refusal_json(struct request *rq, int rc)
 	return error_json(WIRE_INTERFACE ".Failed", json_pack("{si ss%}", "errno", -rc, "message", text, strlen(text)));
 }
 
-static void request_audit(struct request *rq, const struct request_entry *entry, int rc, const char *denied)
+/* Who asks for what; object as far as it fits: the log line has bounds, the peer's message had its own. */
+static void request_row(const struct request *rq, const struct request_entry *entry, struct audit_row *ret)
 {
-	struct audit_row row = {.uid = rq->peer->uid};
 	const json_t *object = json_object_get(rq->parameters, "name");
 
 	if (!object)
-		object = json_object_get(rq->parameters, "region");
+		object = json_object_get(rq->parameters, entry->handler == do_env_key ? "store" : "region");
+	*ret = (struct audit_row){.uid = rq->peer->uid};
+	snprintf(ret->role, sizeof(ret->role), "%s", role_name(rq->peer->roles & entry->roles));
+	snprintf(ret->request, sizeof(ret->request), "%s", entry->method);
+	snprintf(ret->object, sizeof(ret->object), "%.100s",
+		json_is_string(object) ? json_string_value(object) : entry->handler == do_tenant_lock ? "default" : "");
+}
 
-	/* Role and object as far as they fit: the log line has bounds, the peer's message had its own. */
-	snprintf(row.role, sizeof(row.role), "%s", role_name(rq->peer->roles & (entry->roles ? entry->roles : ROLE_ANY)));
-	snprintf(row.request, sizeof(row.request), "%s", entry->method);
-	snprintf(row.object, sizeof(row.object), "%.100s", json_is_string(object) ? json_string_value(object) : entry->handler == do_tenant_lock ? "default" : "");
-	snprintf(row.rule, sizeof(row.rule), "%s", rq->refusal.rule);
-	snprintf(row.outcome, sizeof(row.outcome), "%s", denied ? "denied" : rc == 0 ? "done" : "refused");
-	snprintf(row.detail, sizeof(row.detail), "%.500s", denied ? denied : rq->refusal.text);
-	int audited = audit_add(rq->k->tenant.registry, &row);
-	if (audited < 0)
-		log_error("the audit log takes no entry: %s", strerror(-audited));
+static void request_audit(struct request *rq, struct audit_row *row, const char *outcome, const char *detail)
+{
+	snprintf(row->rule, sizeof(row->rule), "%s", rq->refusal.rule);
+	snprintf(row->outcome, sizeof(row->outcome), "%s", outcome);
+	snprintf(row->detail, sizeof(row->detail), "%.500s", detail);
+	int rc = audit_add(rq->k->tenant.registry, row);
+	if (rc < 0)
+		log_error("the audit log takes no entry: %s", strerror(-rc));
 }
 
 static json_t *request_run(struct request *rq, const struct request_entry *entry)
 {
+	bool changes = entry->changes && !json_is_true(json_object_get(rq->parameters, "dry_run"));
 	const struct peer *peer = rq->peer;
 	struct keeper *k = rq->k;
+	struct audit_row row;
 
+	request_row(rq, entry, &row);
 	if (!(peer->roles & entry->roles)) {
 		char text[200];
 
 		snprintf(text, sizeof(text), "%s is not for uid %u (role %s)", entry->method, peer->uid, role_name(peer->roles));
 		pthread_mutex_lock(&k->lock);
-		request_audit(rq, entry, -EPERM, text);
+		request_audit(rq, &row, "denied", text);
 		pthread_mutex_unlock(&k->lock);
 		return error_json(WIRE_INTERFACE ".PermissionDenied", json_pack("{ss}", "message", text));
 	}
 	rq->reply = json_object();
 	int rc = entry->prepare ? entry->prepare(rq) : 0;
 	pthread_mutex_lock(&k->lock);
+	if (rc == 0 && changes) {
+		rc = audit_begin(k->tenant.registry, &row);
+		if (rc < 0)
+			(void)refuse(&rq->refusal, rc, "A1", "the audit log takes no entry (%s), so nothing was done", strerror(-rc));
+	}
 	if (rc == 0)
 		rc = entry->handler(rq);
-	bool dry = json_is_true(json_object_get(rq->parameters, "dry_run"));
-	if ((entry->changes && !dry) || (rc < 0 && rq->refusal.rule[0]))
-		request_audit(rq, entry, rc, NULL);
+	if (changes || (rc < 0 && rq->refusal.rule[0]))
+		request_audit(rq, &row, rc == 0 ? "done" : "refused", rq->refusal.text);
 	pthread_mutex_unlock(&k->lock);
 	rsa_key_free(rq->key);
 	platform_key_free(rq->platform);
@@ -374,6 +406,25 @@ static json_t *request_run(struct request *rq, const struct request_entry *entry
 		return refusal_json(rq, rc);
 	}
 	return json_pack("{so}", "parameters", rq->reply);
+}
+
+json_t *request_stranger(struct keeper *k, const struct peer *peer)
+{
+	static const char text[] = "you are in none of the groups that the configuration gives a role";
+	struct audit_row row = {.uid = peer->uid, .role = "none", .request = "connect", .outcome = "denied"};
+	uint64_t now = clock_monotonic_ns();
+
+	pthread_mutex_lock(&k->lock);
+	/* Nobody fills the disk by asking again and again. */
+	if (k->stranger != peer->uid || now >= k->stranger_until_ns) {
+		snprintf(row.detail, sizeof(row.detail), "%s", text);
+		if (audit_add(k->tenant.registry, &row) < 0)
+			log_error("the audit log takes no entry");
+		k->stranger = peer->uid;
+		k->stranger_until_ns = now + STRANGER_NS;
+	}
+	pthread_mutex_unlock(&k->lock);
+	return error_json(WIRE_INTERFACE ".PermissionDenied", json_pack("{ss}", "message", text));
 }
 
 static json_t *request_service(const char *method, const json_t *parameters)

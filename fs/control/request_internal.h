@@ -20,6 +20,7 @@ struct request {
 
 int parameter_text(struct request *rq, const char *name, bool required, const char **ret) MUST_CHECK;
 int parameter_bool(struct request *rq, const char *name, bool *ret) MUST_CHECK;
+int parameter_count(struct request *rq, const char *name, uint64_t *ret) MUST_CHECK; /* absent: 0 */
 /* A secret that came as a descriptor: the parameter is its number among those of the message. Absent: empty. */
 int parameter_secret(struct request *rq, const char *name, bool required, size_t max, struct secret *ret) MUST_CHECK;
 

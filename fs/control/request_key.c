@@ -48,14 +48,13 @@ static int read_key_file(struct request *rq, const struct secret *file, const st
 int prepare_optional_key_file(struct request *rq)
 {
 	CLEANUP(secret_done) struct secret file = {0}, password = {0};
-	int rc = parameter_secret(rq, "key", false, MAX(PFX_MAX, BYOK_MAX), &file);
 
+	pthread_mutex_lock(&key_file_lock);
+	int rc = parameter_secret(rq, "key", false, MAX(PFX_MAX, BYOK_MAX), &file);
 	if (rc == 0)
 		rc = parameter_secret(rq, "password", false, PFX_PASSWORD_MAX, &password);
-	if (rc < 0 || !file.b)
-		return rc;
-	pthread_mutex_lock(&key_file_lock);
-	rc = read_key_file(rq, &file, &password);
+	if (rc == 0 && file.b)
+		rc = read_key_file(rq, &file, &password);
 	pthread_mutex_unlock(&key_file_lock);
 	return rc;
 }
@@ -80,6 +79,15 @@ int prepare_password(struct request *rq)
 	if (rc == 0 && (rq->password.len == 0 || memchr(rq->password.b, '\0', rq->password.len)))
 		return refuse(&rq->refusal, -EINVAL, "K1", "the password is empty, or has a NUL byte");
 	return rc;
+}
+
+/* A2: who asks for this knows what it means; keyctl has asked. */
+static int confirmed(struct request *rq, const char *what)
+{
+	bool yes;
+	int rc = parameter_bool(rq, "confirmed", &yes);
+
+	return rc < 0 || yes ? rc : refuse(&rq->refusal, -EPERM, "A2", "%s: say that it is meant, with confirmed (keyctl: --yes)", what);
 }
 
 /* ---- keys ---- */
@@ -173,6 +181,8 @@ int do_key_activate(struct request *rq)
 	int rc = parameter_text(rq, "name", true, &name);
 
 	if (rc == 0)
+		rc = confirmed(rq, "activating a key moves the region's environments to it");
+	if (rc == 0)
 		rc = key_activate(&rq->k->tenant, name, rq->peer->uid, &rq->refusal);
 	if (rc == 0)
 		rc = registry_key_by_name(rq->k->tenant.registry, name, &key);
@@ -246,6 +256,8 @@ int do_env_apply(struct request *rq)
 	int rc = parameter_text(rq, "name", true, &name);
 
 	if (rc == 0)
+		rc = confirmed(rq, "with the tenant's key lost, the data is lost");
+	if (rc == 0)
 		rc = environment_apply(&rq->k->tenant, name, &rq->refusal);
 	return rc < 0 ? rc : reply_environment(rq, name);
 }
@@ -253,12 +265,15 @@ int do_env_apply(struct request *rq)
 int do_env_return(struct request *rq)
 {
 	const char *name, *confirm;
+	bool yes;
 	int rc = parameter_text(rq, "name", true, &name);
 
 	if (rc == 0)
 		rc = parameter_text(rq, "confirm", false, &confirm);
 	if (rc == 0)
-		rc = environment_return(&rq->k->tenant, name, confirm, &rq->refusal);
+		rc = parameter_bool(rq, "confirmed", &yes);
+	if (rc == 0)
+		rc = environment_return(&rq->k->tenant, name, confirm, yes, &rq->refusal);
 	return rc < 0 ? rc : reply_environment(rq, name);
 }
 

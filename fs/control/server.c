@@ -44,11 +44,12 @@ static void *server_connection(void *arg)
 	struct connection *c = arg;
 	struct wire wire = {.fd = c->fd};
 	struct peer peer;
+
+	pthread_setname_np(pthread_self(), "peer");
 	int rc = peer_read(c->fd, &c->k->config, &peer);
 
 	if (rc == 0 && peer.roles == 0) {
-		(void)!wire_send(c->fd, json_pack("{ss s{ss}}", "error", WIRE_INTERFACE ".PermissionDenied", "parameters", "message",
-					  "you are in none of the groups that the configuration gives a role"));
+		(void)!wire_send(c->fd, request_stranger(c->k, &peer));
 		rc = -EPERM;
 	}
 	while (rc == 0) {

@@ -84,14 +84,18 @@ void *steward_run(void *arg)
 {
 	struct steward *s = arg;
 
+	pthread_setname_np(pthread_self(), "steward");
 	pthread_mutex_lock(s->lock);
 	while (!s->stopping) {
 		struct timespec until;
-		bool failed = steward_operations(s);
 		int64_t next;
 
+		s->asked = false;
+		bool failed = steward_operations(s);
 		if (s->stopping)
 			break;
+		if (s->asked)
+			continue;
 		if (operation_expire(s->tenant, steward_deleted, s, &next) < 0)
 			log_warn("what is locked is not deleted in time: the clock is behind, or the registry fails");
 		clock_gettime(CLOCK_MONOTONIC, &until);
@@ -107,16 +111,22 @@ int steward_wait(struct steward *s, const char *region, void (*progress)(void *c
 {
 	uint64_t rounds = s->rounds;
 	struct registry_operation o;
+	size_t told = 0;
+	bool more = true;
 
+	s->asked = true;
 	pthread_cond_signal(&s->wake);
-	while (registry_operation_get(s->tenant->registry, region, &o) == 0) {
+	while (more) {
 		if (s->rounds != rounds && strcmp(s->region, region) == 0 && s->result < 0)
 			return refuse(ret, s->result, "", "%.400s; it goes on as soon as that is mended", s->refusal.text);
 		if (s->stopping)
 			return refuse(ret, -ESHUTDOWN, "", "tdefsd ends; the next one goes on with it");
 		pthread_cond_wait(&s->moved, s->lock);
-		if (strcmp(s->region, region) == 0 && s->progress.total)
+		more = registry_operation_get(s->tenant->registry, region, &o) == 0;
+		/* What went by while others had the lock is not told, but the end always is. */
+		if (strcmp(s->region, region) == 0 && s->progress.done != told)
 			progress(ctx, &s->progress);
+		told = s->progress.done;
 	}
 	return 0;
 }

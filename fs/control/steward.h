@@ -10,7 +10,7 @@ struct steward {
 	struct tenant *tenant;
 	pthread_mutex_t *lock;
 	pthread_cond_t wake, moved; /* something to do; something was done */
-	bool stopping;
+	bool stopping, asked; /* asked: since the last look at the operations */
 	/* Of the operation that runs or ran last: */
 	char region[64];
 	struct operation_progress progress;

@@ -298,6 +298,7 @@ void *supervisor_watch(void *arg)
 {
 	struct supervisor *s = arg;
 
+	pthread_setname_np(pthread_self(), "watch");
 	pthread_mutex_lock(s->lock);
 	while (!s->stopping) {
 		struct pollfd p[1024] = {{.fd = s->wake, .events = POLLIN}};

@@ -2,6 +2,7 @@
  * answers keyctl; it never touches file data. Ending it unmounts nothing, unless mount.unmount_on_stop says so. */
 #include "base/io.h"
 #include "base/log.h"
+#include "tenant/audit.h"
 #include "tenant/key.h"
 #include "control/server.h"
 
@@ -96,6 +97,11 @@ static int keeper_open(struct keeper *k)
 	rc = registry ? registry_open(registry, &k->tenant.registry) : -ENOMEM;
 	if (rc < 0) {
 		log_error("the registry %s: %s", registry, rc == -EUCLEAN ? "damaged, or of a newer version" : strerror(-rc));
+		return rc;
+	}
+	rc = audit_recover(k->tenant.registry);
+	if (rc < 0) {
+		log_error("the audit log takes no entry: %s", strerror(-rc));
 		return rc;
 	}
 	rc = vault ? vault_open(vault, k->tenant.platform_key, &k->tenant.vault) : -ENOMEM;

@@ -96,7 +96,7 @@ static ssize_t wire_recv(struct wire *w, void *buf, size_t len)
 
 int wire_receive(struct wire *w, int timeout_ms, json_t **ret)
 {
-	size_t seen = 0;
+	size_t seen = 0, max = w->max ? w->max : WIRE_MESSAGE_MAX;
 
 	wire_close_fds(w);
 	for (;;) {
@@ -105,8 +105,8 @@ int wire_receive(struct wire *w, int timeout_ms, json_t **ret)
 		if (end)
 			return wire_parse(w, (size_t)(end - w->buf), ret);
 		seen = w->used;
-		if (w->used >= WIRE_MESSAGE_MAX) {
-			snprintf(w->error, sizeof(w->error), "longer than %u bytes", WIRE_MESSAGE_MAX);
+		if (w->used >= max) {
+			snprintf(w->error, sizeof(w->error), "longer than %zu bytes", max);
 			return -EMSGSIZE;
 		}
 		if (w->used == w->size) {
@@ -124,7 +124,7 @@ int wire_receive(struct wire *w, int timeout_ms, json_t **ret)
 			continue;
 		if (ready <= 0)
 			return ready < 0 ? -errno : -ETIMEDOUT;
-		ssize_t n = wire_recv(w, w->buf + w->used, MIN(w->size - w->used, WIRE_MESSAGE_MAX - w->used));
+		ssize_t n = wire_recv(w, w->buf + w->used, MIN(w->size - w->used, max - w->used));
 		if (n < 0 && errno == EINTR)
 			continue;
 		if (n <= 0)

@@ -14,7 +14,7 @@
 struct wire {
 	int fd;
 	char *buf;
-	size_t used, size;
+	size_t used, size, max; /* max: longest message taken; 0 for WIRE_MESSAGE_MAX */
 	int fds[WIRE_FDS_MAX]; /* that came with the last message, by SCM_RIGHTS; closed when the next is received */
 	unsigned fd_count;
 	char error[160]; /* what was wrong with the last message, after -EPROTO or -EMSGSIZE */

@@ -6,6 +6,7 @@
 
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 
 static const char first_hash[] = "0000000000000000000000000000000000000000000000000000000000000000";
 
@@ -26,6 +27,28 @@ static int audit_hash(const struct audit_row *row, char ret[65])
 	return rc;
 }
 
+int audit_begin(struct registry *r, struct audit_row *row)
+{
+	return registry_audit_pend(r, row);
+}
+
+int audit_recover(struct registry *r)
+{
+	struct audit_row row;
+	int rc;
+
+	while ((rc = registry_audit_pending(r, &row)) == 0) {
+		time_t began = (time_t)row.time;
+
+		strcpy(row.outcome, "cut off");
+		strftime(row.detail, sizeof(row.detail), "it began at %F %T, and tdefsd ended before it did", localtime(&began));
+		rc = audit_add(r, &row);
+		if (rc < 0)
+			return rc;
+	}
+	return rc == -ENOENT ? 0 : rc;
+}
+
 int audit_add(struct registry *r, struct audit_row *row)
 {
 	struct audit_row last;
@@ -39,7 +62,7 @@ int audit_add(struct registry *r, struct audit_row *row)
 	rc = audit_hash(row, row->hash);
 	if (rc == 0)
 		rc = registry_audit_add(r, row);
-	log_info("audit %llu: uid %u %s %s %s: %s%s%s%s%s", (unsigned long long)row->seq, row->uid, row->role, row->request,
+	log_info("audit %llu %.16s: uid %u %s %s %s: %s%s%s%s%s", (unsigned long long)row->seq, row->hash, row->uid, row->role, row->request,
 		row->object, row->outcome, row->rule[0] ? " by rule " : "", row->rule, row->detail[0] ? ": " : "", row->detail);
 	return rc;
 }
@@ -67,7 +90,7 @@ int audit_verify(struct registry *r, uint64_t *ret_seq)
 	uint64_t head_seq;
 
 	strcpy(v.hash, first_hash);
-	int rc = registry_audit_each(r, verify_row, &v);
+	int rc = registry_audit_each(r, 0, verify_row, &v);
 	*ret_seq = v.seq;
 	if (rc < 0)
 		return rc;

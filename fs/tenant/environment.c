@@ -412,7 +412,7 @@ int environment_apply(struct tenant *t, const char *name, struct refusal *ret)
 	return environment_rewrap(t, &env, &active, ret);
 }
 
-int environment_return(struct tenant *t, const char *name, const char *confirm, struct refusal *ret)
+int environment_return(struct tenant *t, const char *name, const char *confirm, bool confirmed, struct refusal *ret)
 {
 	struct env_key_source source;
 	struct registry_env env;
@@ -422,8 +422,12 @@ int environment_return(struct tenant *t, const char *name, const char *confirm, 
 		return rc;
 	if (strcmp(source.source, "platform") == 0)
 		return refuse(ret, -EALREADY, "E3", "%s is under the platform key already", name);
-	if (strcmp(env.type, "production") == 0 && strcmp(confirm ? confirm : "", name) != 0)
+	if (confirm && strcmp(confirm, name) != 0)
+		return refuse(ret, -EPERM, "E3", "that is not the name of %s: to return it, type its name (--confirm %s)", name, name);
+	if (!confirm && strcmp(env.type, "production") == 0)
 		return refuse(ret, -EPERM, "E3", "%s is a production environment: to return it, type its name (--confirm %s)", name, name);
+	if (!confirm && !confirmed)
+		return refuse(ret, -EPERM, "A2", "the operator's platform key will open the data of %s again: confirm with --yes", name);
 	return environment_rewrap(t, &env, NULL, ret);
 }
 
@@ -491,9 +495,11 @@ int environment_attach(struct tenant *t, const struct environment_request *reque
 		rc = attach_check(&env, ek, ret);
 	if (rc == 0)
 		rc = environment_source(t, &env, &source, ret);
-	bool ours = rc == 0 && registry_key_of_region(t->registry, env.region, KEY_ACTIVE, &active) == 0 &&
-		    strcmp(active.fingerprint, source.fingerprint) == 0;
-	if (rc == 0 && !ours && (key || platform)) {
+	/* What the rules on locks and activations take for granted: it is under one of these two. */
+	bool ours = rc == 0 && (strcmp(source.fingerprint, platform_key_fingerprint(t->platform_key)) == 0 ||
+				       (registry_key_of_region(t->registry, env.region, KEY_ACTIVE, &active) == 0 &&
+					       strcmp(active.fingerprint, source.fingerprint) == 0));
+	if (rc == 0 && !ours) {
 		rc = environment_replace_wrap(t, &env, NULL, ek, ret);
 		if (rc == -EBUSY)
 			(void)refuse(ret, rc, "", "the store %s is mounted by another tdefsd", env.store);

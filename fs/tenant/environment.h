@@ -67,9 +67,10 @@ int environment_unmount(struct tenant *t, const char *name, bool force, struct r
 int environment_lock(struct tenant *t, const char *name, struct link_status *ret_status, struct refusal *ret) MUST_CHECK;
 /* U3: one that the tenant's lock took wants confirmed, and its key Active. */
 int environment_unlock(struct tenant *t, const char *name, bool confirmed, struct refusal *ret) MUST_CHECK;
-/* E2, E3: to the region's active key; back to the platform key (confirm: the name, for production). Mounted or not. */
+/* E2, E3: to the region's active key; back to the platform key. Mounted or not. confirm: the name, as typed; NULL will do, with
+ * confirmed, for a sandbox. */
 int environment_apply(struct tenant *t, const char *name, struct refusal *ret) MUST_CHECK;
-int environment_return(struct tenant *t, const char *name, const char *confirm, struct refusal *ret) MUST_CHECK;
+int environment_return(struct tenant *t, const char *name, const char *confirm, bool confirmed, struct refusal *ret) MUST_CHECK;
 /* Gives a mounted environment a new key, wrapped as the present one is; the worker goes on by itself. */
 int environment_rotate(struct tenant *t, const char *name, struct refusal *ret) MUST_CHECK;
 /* Takes a store that another tdefsd made, with the key that its header names: one of the two, or neither where this

@@ -58,7 +58,7 @@ static int lock_one(struct run *run, struct registry_env *env, struct refusal *r
 	if (rc < 0)
 		return refuse(ret, rc, "", "%s: its worker: %s", env->name, text[0] ? text : strerror(-rc));
 	rc = environment_source(run->t, env, &source, ret);
-	if (rc < 0 || strcmp(source.source, "platform") != 0)
+	if (rc < 0 || strcmp(source.fingerprint, run->key.fingerprint) == 0)
 		return rc;
 	return environment_rewrap(run->t, env, &run->key, ret);
 }

@@ -5,7 +5,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
-#define SCHEMA_VERSION 2
+#define SCHEMA_VERSION 3
 
 /* steps[n] brings a database of version n to n + 1. */
 static const char *const steps[SCHEMA_VERSION] = {
@@ -29,6 +29,9 @@ static const char *const steps[SCHEMA_VERSION] = {
 	" uid INTEGER NOT NULL, began INTEGER NOT NULL) STRICT;"
 	"CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;"
 	"PRAGMA user_version = 2;",
+	"CREATE TABLE audit_pending (id INTEGER PRIMARY KEY, time INTEGER NOT NULL, uid INTEGER NOT NULL, role TEXT NOT NULL,"
+	" request TEXT NOT NULL, object TEXT NOT NULL) STRICT;"
+	"PRAGMA user_version = 3;",
 };
 
 int registry_error(int rc)
@@ -251,88 +254,4 @@ int registry_env_remove(struct registry *r, const char *name)
 	int rc = registry_prepare(r, &st, "DELETE FROM environment WHERE name = ?", "s", name);
 
 	return rc < 0 ? rc : registry_change(r, st, true);
-}
-
-/* ---- audit ---- */
-
-#define AUDIT_COLUMNS "seq, time, uid, role, request, object, rule, outcome, detail, previous, hash"
-
-static void audit_from_row(sqlite3_stmt *st, struct audit_row *ret)
-{
-	*ret = (struct audit_row){.seq = (uint64_t)sqlite3_column_int64(st, 0), .time = sqlite3_column_int64(st, 1),
-		.uid = (uint32_t)sqlite3_column_int64(st, 2)};
-	column_text(st, 3, ret->role, sizeof(ret->role));
-	column_text(st, 4, ret->request, sizeof(ret->request));
-	column_text(st, 5, ret->object, sizeof(ret->object));
-	column_text(st, 6, ret->rule, sizeof(ret->rule));
-	column_text(st, 7, ret->outcome, sizeof(ret->outcome));
-	column_text(st, 8, ret->detail, sizeof(ret->detail));
-	column_text(st, 9, ret->previous, sizeof(ret->previous));
-	column_text(st, 10, ret->hash, sizeof(ret->hash));
-}
-
-int registry_audit_add(struct registry *r, const struct audit_row *row)
-{
-	sqlite3_stmt *st;
-	int rc = registry_begin(r);
-
-	if (rc < 0)
-		return rc;
-	rc = registry_prepare(r, &st, "INSERT INTO audit (" AUDIT_COLUMNS ") VALUES (?,?,?,?,?,?,?,?,?,?,?)", "iiissssssss",
-		(int64_t)row->seq, row->time, (int64_t)row->uid, row->role, row->request, row->object, row->rule, row->outcome,
-		row->detail, row->previous, row->hash);
-	if (rc == 0)
-		rc = registry_change(r, st, false);
-	if (rc == 0)
-		rc = registry_prepare(r, &st, "INSERT OR REPLACE INTO audit_head (one, seq, hash) VALUES (1, ?, ?)", "is",
-			(int64_t)row->seq, row->hash);
-	if (rc == 0)
-		rc = registry_change(r, st, false);
-	return registry_end(r, rc);
-}
-
-int registry_audit_each(struct registry *r, int (*fn)(void *ctx, const struct audit_row *row), void *ctx)
-{
-	struct audit_row row;
-	sqlite3_stmt *st;
-	int rc = registry_prepare(r, &st, "SELECT " AUDIT_COLUMNS " FROM audit ORDER BY seq", ""), stop = 0;
-
-	if (rc < 0)
-		return rc;
-	while (stop == 0 && (rc = sqlite3_step(st)) == SQLITE_ROW) {
-		audit_from_row(st, &row);
-		stop = fn(ctx, &row);
-	}
-	sqlite3_finalize(st);
-	return stop ? stop : rc == SQLITE_DONE ? 0 : registry_error(rc);
-}
-
-int registry_audit_last(struct registry *r, struct audit_row *ret)
-{
-	sqlite3_stmt *st;
-	int rc = registry_prepare(r, &st, "SELECT " AUDIT_COLUMNS " FROM audit ORDER BY seq DESC LIMIT 1", "");
-
-	if (rc < 0)
-		return rc;
-	rc = sqlite3_step(st);
-	if (rc == SQLITE_ROW)
-		audit_from_row(st, ret);
-	sqlite3_finalize(st);
-	return rc == SQLITE_ROW ? 0 : rc == SQLITE_DONE ? -ENOENT : registry_error(rc);
-}
-
-int registry_audit_head(struct registry *r, uint64_t *ret_seq, char ret_hash[65])
-{
-	sqlite3_stmt *st;
-	int rc = registry_prepare(r, &st, "SELECT seq, hash FROM audit_head", "");
-
-	if (rc < 0)
-		return rc;
-	rc = sqlite3_step(st);
-	if (rc == SQLITE_ROW) {
-		*ret_seq = (uint64_t)sqlite3_column_int64(st, 0);
-		column_text(st, 1, ret_hash, 65);
-	}
-	sqlite3_finalize(st);
-	return rc == SQLITE_ROW ? 0 : rc == SQLITE_DONE ? -ENOENT : registry_error(rc);
 }

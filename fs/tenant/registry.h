@@ -37,9 +37,10 @@ int registry_env_set_state(struct registry *r, const char *name, enum env_state 
 int registry_env_set_epoch(struct registry *r, const char *name, uint64_t epoch) MUST_CHECK;
 int registry_env_remove(struct registry *r, const char *name) MUST_CHECK;
 
-/* The audit log's rows; audit.h gives them meaning. Rows come back oldest first; fn's non-zero result ends the walk. */
+/* The audit log's rows; audit.h gives them meaning. */
 struct audit_row {
 	uint64_t seq;
+	int64_t pending; /* the note of registry_audit_pend that adding the row takes away; 0: none */
 	int64_t time;
 	uint32_t uid;
 	char role[32], request[48], object[128], rule[8], outcome[16];
@@ -48,7 +49,12 @@ struct audit_row {
 };
 int registry_audit_add(struct registry *r, const struct audit_row *row) MUST_CHECK;
 int registry_audit_last(struct registry *r, struct audit_row *ret) MUST_CHECK;
-int registry_audit_each(struct registry *r, int (*fn)(void *ctx, const struct audit_row *row), void *ctx) MUST_CHECK;
+/* Those with a number above after, oldest first; fn's non-zero result ends the walk and is returned. */
+int registry_audit_each(struct registry *r, uint64_t after, int (*fn)(void *ctx, const struct audit_row *row), void *ctx) MUST_CHECK;
+/* Notes that a row is to come: time, uid, role, request, object. Sets row->pending. */
+int registry_audit_pend(struct registry *r, struct audit_row *row) MUST_CHECK;
+/* The oldest such note. -ENOENT: none. */
+int registry_audit_pending(struct registry *r, struct audit_row *ret) MUST_CHECK;
 /* The hash and number of the latest entry as kept beside the log, so that a cut-off end is seen. */
 int registry_audit_head(struct registry *r, uint64_t *ret_seq, char ret_hash[65]) MUST_CHECK;
 

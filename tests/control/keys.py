@@ -211,25 +211,3 @@ secret = open(first.password).read().strip()
 for name in ("tdefsd.log", "state/registry.db", "state/registry.db-wal"):
     if os.path.exists(base + "/" + name):
         check(secret not in open(base + "/" + name, errors="replace").read(), "no password in " + name)
-tenant.stop()
-registry = sqlite3.connect(tenant.state + "/registry.db")
-for change in ("UPDATE audit SET detail = 'x' WHERE seq = 3", "DELETE FROM audit WHERE seq = 4", "DELETE FROM audit WHERE seq = %d" % len(entries),
-               "UPDATE audit SET seq = 100000 WHERE seq = 5"):
-    copy = sqlite3.connect(base + "/copy.db")
-    registry.backup(copy)
-    copy.execute(change)
-    copy.commit()
-    copy.close()
-    os.rename(base + "/copy.db", base + "/broken.db")
-    os.makedirs(base + "/state2", exist_ok=True)
-    os.rename(base + "/broken.db", base + "/state2/registry.db")
-    with open(base + "/two.conf", "w") as f:
-        f.write('tenant = "test";\nstate_dir = "%s/state2";\nruntime_dir = "%s";\n' % (base, tenant.runtime))
-    saved, tenant.config = tenant.config, base + "/two.conf"
-    tenant.start()
-    tenant.refused("A1", "audit", "--verify")
-    tenant.stop()
-    tenant.config = saved
-    for end in ("", "-wal", "-shm"):
-        if os.path.exists(base + "/state2/registry.db" + end):
-            os.unlink(base + "/state2/registry.db" + end)
