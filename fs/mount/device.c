@@ -116,19 +116,29 @@ int device_mount(struct session *s)
 	return 0;
 }
 
-void device_read_ahead(int fd)
+/* One setting of the mount's backing device, as /sys/class/bdi has it. */
+static void device_setting(const struct stat *st, const char *name, unsigned value)
 {
-	CLEANUP_CLOSE int setting = -1;
-	char path[64], size[16];
+	char path[80], text[16];
+
+	snprintf(path, sizeof(path), "/sys/class/bdi/%u:%u/%s", major(st->st_dev), minor(st->st_dev), name);
+	CLEANUP_CLOSE int fd = open(path, O_WRONLY | O_CLOEXEC);
+	snprintf(text, sizeof(text), "%u", value);
+	if (fd >= 0)
+		(void)!write(fd, text, strlen(text));
+}
+
+void device_tune(int fd)
+{
 	struct stat st;
 
 	if (fstat(fd, &st) < 0)
 		return;
-	snprintf(path, sizeof(path), "/sys/class/bdi/%u:%u/read_ahead_kb", major(st.st_dev), minor(st.st_dev));
-	setting = open(path, O_WRONLY | O_CLOEXEC);
-	snprintf(size, sizeof(size), "%u", MAX_WRITE >> 10);
-	if (setting >= 0)
-		(void)!write(setting, size, strlen(size));
+	device_setting(&st, "read_ahead_kb", MAX_WRITE >> 10);
+	/* The kernel lets an unknown FUSE server hold 1 % of what may be dirty, and stops writers there. This one is root's and
+	 * takes no part in that throttling (PR_SET_IO_FLUSHER); half is left to the same bytes on their way to the disk below. */
+	device_setting(&st, "strict_limit", 0);
+	device_setting(&st, "max_ratio", 50);
 }
 
 int device_loop(struct session *s)

@@ -42,8 +42,8 @@ void ops_kill_privileges(struct session *s, struct inode *i);
 
 /* device.c. Mounts and makes se; on failure nothing is left. */
 int device_mount(struct session *s) MUST_CHECK;
-/* Sequential readers get requests as large as they come (the kernel begins with 128 KiB); best effort. */
-void device_read_ahead(int fd);
+/* Tells the kernel how to read ahead in, and how much to let be dirty of, the mount that fd is in; best effort. */
+void device_tune(int fd);
 /* Whether the request that this thread is serving asks to clear suid and sgid (FUSE_HANDLE_KILLPRIV_V2). */
 bool device_kill_privileges(void);
 int device_loop(struct session *s) MUST_CHECK;

@@ -225,7 +225,7 @@ static int worker_start(struct worker *w, struct link_message *m)
 	/* The kernel has spoken to us before anybody is told that the mount is there. */
 	CLEANUP_CLOSE int fd = open(a->mountpoint, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (fd >= 0)
-		device_read_ahead(fd);
+		device_tune(fd);
 	sandbox_enter();
 	if (!a->mount.read_only)
 		rotate_continue(&w->session.rotate);
