@@ -199,6 +199,10 @@ void content_close(struct content *c)
 	if (!c)
 		return;
 	/* What the slot says must be true when the file is opened again in this epoch. */
+	if (c->gaps.count) {
+		c->slot.dense = false;
+		c->slot_dirty = true;
+	}
 	if (c->slot_dirty && c->has_header && volume_writable(c->v) == 0)
 		(void)!content_slot_write_locked(c, false);
 	content_crypto_drop(c);
@@ -229,7 +233,7 @@ int content_open_block(struct content *c, struct block_crypto *bc, uint64_t blk,
 
 	if (memcmp(entry, hole, ENTRY_SIZE) == 0) {
 		pthread_mutex_lock(&c->state_lock);
-		rc = c->slot.dense ? -EBADMSG : 0;
+		rc = c->slot.dense && !gaps_has(&c->gaps, blk) ? -EBADMSG : 0;
 		pthread_mutex_unlock(&c->state_lock);
 		if (rc == 0)
 			memset(data, 0, BLOCK_SIZE);
@@ -438,9 +442,14 @@ bool content_seal_begin(struct content *c)
 	if (wanted) {
 		memcpy(c->sealing, c->slot.marks, SLOT_BITMAP_SIZE);
 		memset(c->slot.marks, 0, SLOT_BITMAP_SIZE);
-		c->sealing_blocks = extent_blocks(content_size(c));
+		if (gaps_meet(&c->gaps, &c->gaps_before))
+			c->slot.dense = false;
+		if (!c->slot.dense)
+			c->gaps.count = 0;
+		c->gaps_before = c->gaps;
+		c->sealing_blocks = c->gaps.count ? c->gaps.at[0].first : extent_blocks(content_size(c));
 		c->sealing_now = true;
-		c->changed = false;
+		c->changed = c->gaps.count > 0;
 		c->mark_run = 1;
 	}
 	pthread_mutex_unlock(&c->state_lock);

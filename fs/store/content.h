@@ -5,6 +5,8 @@
  *     been changed since: only for others may a mismatch after a crash be an interrupted write.
  * C3. The slot that names the current epoch, and marks a region, is durable before a sealed block there is overwritten.
  * C4. The file's length reaches its new value before the data of an extension does, so a cut leaves the old size or the new.
+ * C5. A block below the size that has no entry is a hole of a file that is not dense, or in `gaps`: extended over, and not
+ *     written yet. Nothing from the first gap on is sealed; a gap that two seals find ends the file's denseness.
  *
  * States of a block's knowledge: sealed --(content_mark: slot, fdatasync)--> in flux --(content_seal_*: fdatasync, slot)-->
  * sealed; after an unclean epoch in flux --(recover.c)--> sealed.
@@ -26,7 +28,7 @@ int content_fd(const struct content *c);
 uint64_t content_size(const struct content *c);
 /* Bytes read, 0 at or past the end. */
 ssize_t content_read(struct content *c, void *buf, size_t len, uint64_t off) MUST_CHECK;
-/* All of it or an error; after -ENOSPC the size is what it was. */
+/* All of it or an error; after -ENOSPC the size is what it was, unless others extended the file further meanwhile. */
 int content_write(struct content *c, const void *buf, size_t len, uint64_t off) MUST_CHECK;
 int content_truncate(struct content *c, uint64_t size) MUST_CHECK;
 /* mode as fallocate(2): 0, KEEP_SIZE, PUNCH_HOLE|KEEP_SIZE, ZERO_RANGE[|KEEP_SIZE]; -EOPNOTSUPP for others. */

@@ -5,6 +5,7 @@
 #include "store/crypto.h"
 #include "store/extent.h"
 #include "store/filehead.h"
+#include "store/gaps.h"
 #include "store/range.h"
 
 #define CONTENT_CRYPTO_MAX 8
@@ -13,7 +14,7 @@ struct content {
 	struct volume *v;
 	int fd;
 	struct range_set ranges; /* outermost lock; then state_lock; then crypto_lock */
-	atomic_uint_fast64_t size; /* changed by who holds a range up to RANGE_END */
+	atomic_uint_fast64_t size; /* changed by who holds a range up to RANGE_END; ahead of what is written by `gaps` */
 
 	pthread_mutex_t state_lock;
 	bool has_header;         /* range up to RANGE_END; false: the file is empty */
@@ -26,6 +27,7 @@ struct content {
 	bool sealing_now;        /* state_lock */
 	unsigned mark_run;       /* state_lock: regions marked at once; doubles while marks keep coming */
 	bool changed;            /* state_lock: since the last seal */
+	struct gaps gaps, gaps_before; /* state_lock: C5; before: as the last seal found them */
 	bool accept_flux;        /* read-only look at a crashed store: in-flux mismatches are accepted as they stand */
 
 	pthread_mutex_t crypto_lock;

@@ -1,8 +1,10 @@
 /* content_write: every change to a file's bytes. Contract and invariants: content.h.
  *
  * Order within a write: mark (C3), length (C4), then per group the data and after it the entries, all into the page cache;
- * no flush but the mark's. A write that fails on the way leaves new blocks cut off again; where it may have left an old
- * block that no longer matches its entry, the volume is poisoned. */
+ * no flush but the mark's. Only the length needs the file's end to itself: from then on a write holds its own blocks alone,
+ * so that several extend a file side by side. A write that fails on the way cuts its new blocks off again, or leaves them
+ * as gaps (C5) where others went on behind it; where it may have left an old block that no longer matches its entry, the
+ * volume is poisoned. */
 #include "store/content_internal.h"
 
 #include <fcntl.h>
@@ -54,12 +56,46 @@ uint32_t content_generation(struct content *c, uint64_t n)
 	return generation;
 }
 
-static void content_not_dense(struct content *c)
+static void content_not_dense_locked(struct content *c)
 {
-	pthread_mutex_lock(&c->state_lock);
 	c->slot.dense = false;
 	c->slot_dirty = true;
 	c->changed = true;
+}
+
+static void content_not_dense(struct content *c)
+{
+	pthread_mutex_lock(&c->state_lock);
+	content_not_dense_locked(c);
+	pthread_mutex_unlock(&c->state_lock);
+}
+
+/* ---- gaps (C5) ---- */
+
+/* More than the kernel has under way at a time: nobody is about to write there. */
+#define GAP_BLOCKS_MAX ((64ull << 20) / BLOCK_SIZE)
+
+/* The file grows from old to new blocks, the first of them that is written at once being first. */
+static void content_gaps_grow(struct content *c, uint64_t old, uint64_t first, uint64_t new)
+{
+	pthread_mutex_lock(&c->state_lock);
+	if (first > old && first - old > GAP_BLOCKS_MAX)
+		content_not_dense_locked(c);
+	if (!gaps_add(&c->gaps, old, new)) {
+		content_not_dense_locked(c);
+		c->gaps.count = 0;
+	}
+	pthread_mutex_unlock(&c->state_lock);
+}
+
+/* Blocks first..end have their entries now, or are no more. */
+static void content_gaps_close(struct content *c, uint64_t first, uint64_t end)
+{
+	pthread_mutex_lock(&c->state_lock);
+	if (!gaps_remove(&c->gaps, first, end)) {
+		content_not_dense_locked(c);
+		c->gaps.count = 0;
+	}
 	pthread_mutex_unlock(&c->state_lock);
 }
 
@@ -83,6 +119,7 @@ int content_make_header(struct content *c)
 	c->slot_index = 0;
 	memset(c->sealing, 0, SLOT_BITMAP_SIZE);
 	c->sealing_now = false;
+	c->gaps.count = c->gaps_before.count = 0;
 	rc = filehead_encode(&c->head, header);
 	if (rc == 0)
 		rc = fileslot_encode(&c->head, &c->slot, header + SLOT_OFF(0));
@@ -272,24 +309,13 @@ static int content_write_group(struct content *c, struct block_crypto *bc, const
 	return rc;
 }
 
-/* Range held; up to RANGE_END where the write extends the file. src NULL writes zeros. */
-static int content_write_locked(struct content *c, const uint8_t *src, size_t len, uint64_t off)
+/* The blocks of a write within the file's size; existing: those it had before. Range held, marked. src NULL writes zeros. */
+static int content_write_blocks(struct content *c, const uint8_t *src, size_t len, uint64_t off, uint64_t existing)
 {
-	uint64_t size = content_size(c), existing = extent_blocks(size), end = MAX(size, off + len);
 	struct block_crypto *bc = NULL;
 	bool torn = false;
-	int rc = c->has_header ? content_mark(c, off / BLOCK_SIZE, (off + len - 1) / BLOCK_SIZE) : content_make_header(c);
+	int rc = content_crypto_get(c, &bc);
 
-	if (rc < 0)
-		return rc;
-	bool gap = off / BLOCK_SIZE > existing;
-	if (gap)
-		content_not_dense(c);
-	/* Also to take away the sparse tail of the old size; where there is none to come, the data itself extends the file. */
-	if (end > size && (end % BLOCK_SIZE || gap || size % BLOCK_SIZE))
-		rc = io_ftruncate(c->fd, extent_cipher_len(end));
-	if (rc == 0)
-		rc = content_crypto_get(c, &bc);
 	for (uint64_t pos = off; rc == 0 && pos < off + len;) {
 		uint64_t group_end = (pos / BLOCK_SIZE / GROUP_BLOCKS + 1) * GROUP_BLOCKS * BLOCK_SIZE;
 		size_t n = (size_t)(MIN(group_end, off + len) - pos);
@@ -299,15 +325,58 @@ static int content_write_locked(struct content *c, const uint8_t *src, size_t le
 	}
 	if (bc)
 		content_crypto_put(c, bc);
+	if (rc == 0)
+		content_gaps_close(c, off / BLOCK_SIZE, (off + len - 1) / BLOCK_SIZE + 1);
+	return torn ? volume_synced(c->v, rc) : rc;
+}
+
+/* Zeros within the file's size. Range held. */
+static int content_write_zeros(struct content *c, size_t len, uint64_t off)
+{
+	int rc = content_mark(c, off / BLOCK_SIZE, (off + len - 1) / BLOCK_SIZE);
+
+	return rc < 0 ? rc : content_write_blocks(c, NULL, len, off, extent_blocks(content_size(c)));
+}
+
+/* Makes the file end bytes long for a write from off on. Range up to RANGE_END held. */
+static int content_extend(struct content *c, uint64_t off, uint64_t end)
+{
+	uint64_t size = content_size(c), existing = extent_blocks(size), first = off / BLOCK_SIZE;
+	int rc = c->has_header ? content_mark(c, first, (end - 1) / BLOCK_SIZE) : content_make_header(c);
+
 	if (rc < 0)
-		return content_failed(c, size, torn, rc);
-	if (end > size)
-		atomic_store_explicit(&c->size, end, memory_order_release);
+		return rc;
+	/* Also to take away the sparse tail of the old size; where there is none to come, the data itself extends the file. */
+	if (end % BLOCK_SIZE || first > existing || size % BLOCK_SIZE)
+		rc = io_ftruncate(c->fd, extent_cipher_len(end));
+	if (rc < 0)
+		return content_failed(c, size, false, rc);
+	content_gaps_grow(c, existing, first, extent_blocks(end));
+	atomic_store_explicit(&c->size, end, memory_order_release);
 	return 0;
+}
+
+/* After a write that extended the file from size to end has failed: back to size, where nobody built on it. No range held. */
+static int content_retract(struct content *c, uint64_t size, uint64_t end, int rc)
+{
+	struct range r;
+
+	content_lock_tail(c, &r, size);
+	pthread_mutex_lock(&c->state_lock);
+	bool alone = content_size(c) == end && gaps_cover(&c->gaps, extent_blocks(size), extent_blocks(end));
+	pthread_mutex_unlock(&c->state_lock);
+	if (alone) {
+		rc = content_failed(c, size, false, rc);
+		content_gaps_close(c, extent_blocks(size), extent_blocks(end));
+		atomic_store_explicit(&c->size, size, memory_order_release);
+	}
+	range_unlock(&c->ranges, &r);
+	return rc;
 }
 
 int content_write(struct content *c, const void *buf, size_t len, uint64_t off)
 {
+	uint64_t size, first = off / BLOCK_SIZE, last = (off + len - 1) / BLOCK_SIZE;
 	struct range r;
 	int rc = volume_writable(c->v);
 
@@ -320,13 +389,22 @@ int content_write(struct content *c, const void *buf, size_t len, uint64_t off)
 			content_lock_tail(c, &r, off);
 			break;
 		}
-		range_lock(&c->ranges, &r, off / BLOCK_SIZE, (off + len - 1) / BLOCK_SIZE, true);
+		range_lock(&c->ranges, &r, first, last, true);
 		if (off + len <= content_size(c))
 			break;
 		range_unlock(&c->ranges, &r); /* it shrank meanwhile */
 	}
-	rc = content_write_locked(c, buf, len, off);
+	size = content_size(c);
+	bool extends = off + len > size;
+	rc = extends ? content_extend(c, off, off + len) : content_mark(c, first, last);
+	extends = extends && rc == 0;
+	if (rc == 0) {
+		range_narrow(&c->ranges, &r, first, last);
+		rc = content_write_blocks(c, buf, len, off, extent_blocks(size));
+	}
 	range_unlock(&c->ranges, &r);
+	if (rc < 0 && extends)
+		rc = content_retract(c, size, off + len, rc);
 	if (rc == 0)
 		atomic_fetch_add_explicit(&c->v->stats.written_bytes, len, memory_order_relaxed);
 	return rc;
@@ -346,6 +424,7 @@ static int content_cut_to_zero(struct content *c)
 	c->changed = false;
 	c->sealing_now = false;
 	memset(c->sealing, 0, SLOT_BITMAP_SIZE);
+	c->gaps.count = c->gaps_before.count = 0;
 	pthread_mutex_unlock(&c->state_lock);
 	atomic_store(&c->size, 0);
 	return 0;
@@ -386,12 +465,13 @@ static int content_shrink(struct content *c, uint64_t size)
 		rc = io_ftruncate(c->fd, extent_cipher_len(size));
 	if (rc < 0)
 		return rc;
+	content_gaps_close(c, blocks, extent_blocks(content_size(c)));
 	rc = content_forget_tail(c, size);
 	/* C1, as a write of zeros over the rest of what is the last block now. */
 	if (rc == 0 && size % BLOCK_SIZE) {
 		uint64_t rest = MIN(BLOCK_SIZE - size % BLOCK_SIZE, content_size(c) - size);
 
-		rc = content_write_locked(c, NULL, (size_t)rest, size);
+		rc = content_write_zeros(c, (size_t)rest, size);
 		if (rc < 0)
 			(void)!io_ftruncate(c->fd, extent_cipher_len(size));
 	}
@@ -448,6 +528,8 @@ static int content_zero_entries(struct content *c, uint64_t first, uint64_t last
 		blk += n;
 	}
 	content_crypto_put(c, bc);
+	if (rc == 0)
+		content_gaps_close(c, first, last + 1);
 	return rc;
 }
 
@@ -531,12 +613,12 @@ static int content_zero_range(struct content *c, uint64_t off, uint64_t len)
 		return 0;
 	uint64_t head = MIN((BLOCK_SIZE - off % BLOCK_SIZE) % BLOCK_SIZE, end - off);
 	if (head)
-		rc = content_write_locked(c, NULL, (size_t)head, off);
+		rc = content_write_zeros(c, (size_t)head, off);
 	off += head;
 	/* The last block counts as whole where the range reaches the end of the file. */
 	uint64_t tail = end == size ? 0 : end % BLOCK_SIZE;
 	if (rc == 0 && off < end && tail && end - tail >= off) {
-		rc = content_write_locked(c, NULL, (size_t)tail, end - tail);
+		rc = content_write_zeros(c, (size_t)tail, end - tail);
 		end -= tail;
 	}
 	if (rc == 0 && off < end)

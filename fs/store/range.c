@@ -34,6 +34,17 @@ void range_lock(struct range_set *s, struct range *r, uint64_t first, uint64_t l
 	pthread_mutex_unlock(&s->lock);
 }
 
+void range_narrow(struct range_set *s, struct range *r, uint64_t first, uint64_t last)
+{
+	pthread_mutex_lock(&s->lock);
+	r->first = first;
+	r->last = last;
+	bool others = r->next != NULL;
+	pthread_mutex_unlock(&s->lock);
+	if (others)
+		pthread_cond_broadcast(&s->changed);
+}
+
 void range_unlock(struct range_set *s, struct range *r)
 {
 	pthread_mutex_lock(&s->lock);

@@ -20,4 +20,6 @@ struct range_set {
 void range_set_init(struct range_set *s);
 void range_set_done(struct range_set *s);
 void range_lock(struct range_set *s, struct range *r, uint64_t first, uint64_t last, bool exclusive);
+/* Lets go of what lies outside first..last, which must be within what is held. */
+void range_narrow(struct range_set *s, struct range *r, uint64_t first, uint64_t last);
 void range_unlock(struct range_set *s, struct range *r);

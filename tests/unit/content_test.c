@@ -298,7 +298,201 @@ static void content_failed_sync_poisons(void **state)
 	test_remove(dir);
 }
 
+/* ---- parts of a stream in another order ---- */
+
+/* Zeroes a block's entry and data below, as somebody who wants it to read as a hole would. */
+static void zero_below(struct content *c, uint64_t blk)
+{
+	static const uint8_t zeros[4096];
+
+	assert_int_equal(pwrite(content_fd(c), zeros, ENTRY_SIZE, (off_t)extent_entry_off(blk)), ENTRY_SIZE);
+	assert_int_equal(pwrite(content_fd(c), zeros, 4096, (off_t)extent_data_off(blk)), 4096);
+}
+
+static bool reads_as(struct content *c, uint64_t blk, int byte)
+{
+	uint8_t buf[4096];
+	ssize_t n = content_read(c, buf, sizeof(buf), blk * 4096);
+
+	for (unsigned k = 0; n == 4096 && k < 4096; k++)
+		if (buf[k] != byte)
+			return false;
+	return n == 4096;
+}
+
+static void content_later_part_first_stays_dense(void **state)
+{
+	static uint8_t data[200 * 4096];
+	uint8_t buf[4096];
+	struct content *c;
+	char dir[64];
+
+	(void)state;
+	memset(data, 3, sizeof(data));
+	test_dir(dir);
+	store_create(dir);
+	struct volume *v = store_open(dir);
+	assert_int_equal(store_file(v, "f", true, &c), 0);
+	assert_int_equal(content_write(c, data, sizeof(data), 200 * 4096), 0);
+	assert_true(reads_as(c, 100, 0));
+	/* A seal in between takes nothing from the gap on for granted, and does not make it a hole. */
+	assert_true(content_seal_begin(c));
+	content_seal_finish(c, content_sync(c, true));
+	assert_true(content_is_changed(c));
+	assert_int_equal(content_write(c, data, sizeof(data), 0), 0);
+	assert_true(content_seal_begin(c));
+	content_seal_finish(c, content_sync(c, true));
+	assert_false(content_is_changed(c));
+	content_close(c);
+	assert_int_equal(store_file(v, "f", false, &c), 0);
+	assert_true(reads_as(c, 100, 3) && reads_as(c, 300, 3));
+	zero_below(c, 100);
+	assert_int_equal(content_read(c, buf, sizeof(buf), 100 * 4096), -EBADMSG);
+	content_close(c);
+	assert_int_equal(volume_close(v), 0);
+	test_remove(dir);
+}
+
+static void content_gap_that_stays_is_a_hole(void **state)
+{
+	uint8_t data[4096] = {4};
+	struct content *c;
+	char dir[64];
+
+	(void)state;
+	test_dir(dir);
+	store_create(dir);
+	struct volume *v = store_open(dir);
+	assert_int_equal(store_file(v, "f", true, &c), 0);
+	for (int how = 0; how < 3; how++) {
+		/* Two seals, a close, a distance that no stream has. */
+		uint64_t off = (content_size(c) / 4096 + (how == 2 ? 100000 : 50)) * 4096;
+
+		assert_int_equal(content_write(c, data, sizeof(data), off), 0);
+		assert_true(reads_as(c, off / 4096 - 7, 0));
+		for (int k = 0; how == 0 && k < 2; k++) {
+			assert_true(content_seal_begin(c));
+			content_seal_finish(c, content_sync(c, true));
+		}
+		assert_int_equal(content_is_changed(c), how != 0);
+		content_close(c);
+		assert_int_equal(store_file(v, "f", false, &c), 0);
+		assert_true(reads_as(c, off / 4096 - 7, 0));
+	}
+	content_close(c);
+	assert_int_equal(volume_close(v), 0);
+	test_remove(dir);
+}
+
+/* Fails the data writes of one region, once others have extended the file behind it. */
+struct middle {
+	struct content *c;
+	bool done;
+};
+
+static int middle_before(void *ctx, struct io_event *ev)
+{
+	static uint8_t behind[4096] = {9};
+	struct middle *m = ctx;
+
+	if (ev->op != IO_WRITE || ev->off < extent_data_off(10) || m->done)
+		return 0;
+	m->done = true;
+	assert_int_equal(content_write(m->c, behind, sizeof(behind), 60 * 4096), 0);
+	return -ENOSPC;
+}
+
+static void content_failed_extension_leaves_what_others_wrote_behind_it(void **state)
+{
+	static uint8_t data[50 * 4096];
+	struct content_check check;
+	struct content *c;
+	char dir[64];
+
+	(void)state;
+	memset(data, 8, sizeof(data));
+	test_dir(dir);
+	store_create(dir);
+	struct volume *v = store_open(dir);
+	assert_int_equal(store_file(v, "f", true, &c), 0);
+	assert_int_equal(content_write(c, data, 10 * 4096, 0), 0);
+	struct middle m = {c, false};
+	struct io_hook hook = {.before = middle_before, .ctx = &m};
+	io_set_hook(&hook);
+	assert_int_equal(content_write(c, data, sizeof(data), 10 * 4096), -ENOSPC);
+	io_set_hook(NULL);
+	assert_true(m.done);
+	assert_int_equal(content_size(c), 61 * 4096);
+	for (int again = 0; again < 2; again++) {
+		assert_true(reads_as(c, 9, 8) && reads_as(c, 10, 0) && reads_as(c, 59, 0));
+		assert_int_equal(content_verify(c, &check), 0);
+		assert_int_equal(check.bad, 0);
+		content_close(c);
+		assert_int_equal(store_file(v, "f", false, &c), 0);
+	}
+	content_close(c);
+	assert_int_equal(volume_close(v), 0);
+	test_remove(dir);
+}
+
 /* ---- threads ---- */
+
+#define STREAM_PARTS 400u
+#define STREAM_PART 9000u
+
+struct stream {
+	struct content *c;
+	atomic_uint next;
+};
+
+static void *stream_run(void *arg)
+{
+	struct stream *s = arg;
+	uint8_t buf[STREAM_PART];
+
+	for (unsigned part; (part = atomic_fetch_add(&s->next, 1)) < STREAM_PARTS;) {
+		memset(buf, (int)(part % 251 + 1), sizeof(buf));
+		if (content_write(s->c, buf, sizeof(buf), (uint64_t)part * STREAM_PART) < 0)
+			return (void *)"a write failed";
+	}
+	return NULL;
+}
+
+static void content_stream_of_many_threads_is_whole_and_dense(void **state)
+{
+	uint8_t buf[STREAM_PART];
+	pthread_t threads[6];
+	struct stream s = {0};
+	char dir[64];
+
+	(void)state;
+	test_dir(dir);
+	store_create(dir);
+	struct volume *v = store_open(dir);
+	assert_int_equal(store_file(v, "f", true, &s.c), 0);
+	for (unsigned k = 0; k < ARRAY_LEN(threads); k++)
+		pthread_create(&threads[k], NULL, stream_run, &s);
+	for (unsigned k = 0; k < ARRAY_LEN(threads); k++) {
+		void *complaint;
+
+		pthread_join(threads[k], &complaint);
+		if (complaint)
+			fail_msg("%s", (const char *)complaint);
+	}
+	content_close(s.c);
+	assert_int_equal(store_file(v, "f", false, &s.c), 0);
+	assert_int_equal(content_size(s.c), STREAM_PARTS * STREAM_PART);
+	for (unsigned part = 0; part < STREAM_PARTS; part++) {
+		assert_int_equal(content_read(s.c, buf, sizeof(buf), (uint64_t)part * STREAM_PART), STREAM_PART);
+		for (unsigned k = 0; k < STREAM_PART; k++)
+			assert_int_equal(buf[k], part % 251 + 1);
+	}
+	zero_below(s.c, 33);
+	assert_int_equal(content_read(s.c, buf, 4096, 33 * 4096), -EBADMSG);
+	content_close(s.c);
+	assert_int_equal(volume_close(v), 0);
+	test_remove(dir);
+}
 
 #define THREAD_BLOCKS 64u
 
@@ -385,7 +579,10 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {cmocka_unit_test(content_random_operations_match_a_model),
 		cmocka_unit_test(content_last_block_filled_up_keeps_its_size), cmocka_unit_test(content_flipped_bit_is_refused), cmocka_unit_test(content_failing_call_loses_nothing_synced),
-		cmocka_unit_test(content_failed_sync_poisons), cmocka_unit_test(content_threads_tear_no_block)};
+		cmocka_unit_test(content_failed_sync_poisons),
+		cmocka_unit_test(content_later_part_first_stays_dense), cmocka_unit_test(content_gap_that_stays_is_a_hole),
+		cmocka_unit_test(content_failed_extension_leaves_what_others_wrote_behind_it),
+		cmocka_unit_test(content_stream_of_many_threads_is_whole_and_dense), cmocka_unit_test(content_threads_tear_no_block)};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
