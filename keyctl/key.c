@@ -6,15 +6,6 @@
 #include <string.h>
 #include <time.h>
 
-static void when_text(long long at, char ret[32])
-{
-	time_t t = (time_t)at;
-
-	strcpy(ret, "-");
-	if (at)
-		strftime(ret, 32, "%F %T", localtime(&t));
-}
-
 /* ---- calls with a key file ---- */
 
 /* A key file and its password, read once. */
@@ -222,31 +213,42 @@ enum status tenant_lock(const struct options *o, char **arguments)
 
 /* ---- what there is ---- */
 
-void key_print_list(const json_t *keys, const json_t *regions)
+static void print_region(const json_t *region)
 {
-	json_t *key, *region;
-	size_t k, width = 4;
+	static const struct {
+		const char *key, *what;
+	} guards[] = {{"activation_from", "the next activation"}, {"lock_from", "a lock"}, {"unlock_from", "unlocking its key"}};
+	time_t now = time(NULL);
 
-	json_array_foreach((json_t *)keys, k, key) width = MAX(width, strlen(text_of(key, "name")));
-	printf("%-*s  %-10s  %-10s  %-8s  %-16s  %s\n", (int)width, "KEY", "REGION", "STATE", "KIND", "FINGERPRINT", "ENVIRONMENTS");
-	json_array_foreach((json_t *)keys, k, key)
-		printf("%-*s  %-10s  %-10s  RSA-%-4lld  %-16.16s  %zu\n", (int)width, text_of(key, "name"), text_of(key, "region"),
-			text_of(key, "state"), number_of(key, "bits"), text_of(key, "fingerprint"),
-			json_array_size(json_object_get(key, "environments")));
-	json_array_foreach((json_t *)regions, k, region)
-	{
-		static const struct {
-			const char *key, *what;
-		} guards[] = {{"activation_from", "the next activation"}, {"lock_from", "a lock"}, {"unlock_from", "unlocking its key"}};
+	for (size_t g = 0; g < ARRAY_LEN(guards); g++) {
+		long long from = number_of(region, guards[g].key);
+		char when[32], span[32];
 
-		for (size_t g = 0; g < ARRAY_LEN(guards); g++) {
-			char when[32];
-
-			when_text(number_of(region, guards[g].key), when);
-			if (number_of(region, guards[g].key))
-				printf("Region %s: %s is possible from %s on\n", text_of(region, "name"), guards[g].what, when);
-		}
+		when_text(from, when);
+		span_text(MAX(from - now, 0), span);
+		if (from)
+			printf("Region %s: %s is possible from %s on, in %s\n", text_of(region, "name"), guards[g].what, when, span);
 	}
+}
+
+void key_print_list(const json_t *keys, const json_t *regions, bool history)
+{
+	json_t *key, *region, *rows = json_pack("[[sssssss]]", "KEY", "REGION", "STATE", "KIND", "FINGERPRINT", "ACTIVATED", "ENVIRONMENTS");
+	char kind[24], when[32], count[24];
+	size_t k;
+
+	json_array_foreach((json_t *)keys, k, key)
+	{
+		if (!history && strcmp(text_of(key, "state"), "Deleted") == 0)
+			continue;
+		snprintf(kind, sizeof(kind), "%s-%lld", text_of(key, "algorithm"), number_of(key, "bits"));
+		when_text(number_of(key, "activated"), when);
+		snprintf(count, sizeof(count), "%zu", json_array_size(json_object_get(key, "environments")));
+		json_array_append_new(rows, json_pack("[sssss%ss]", text_of(key, "name"), text_of(key, "region"), text_of(key, "state"), kind,
+						  text_of(key, "fingerprint"), (size_t)MIN(strlen(text_of(key, "fingerprint")), 16u), when, count));
+	}
+	table_print(rows);
+	json_array_foreach((json_t *)regions, k, region) print_region(region);
 }
 
 enum status key_list(const struct options *o, char **arguments)
@@ -260,7 +262,7 @@ enum status key_list(const struct options *o, char **arguments)
 	else if (status == STATUS_DONE && json_array_size(json_object_get(answer, "keys")) == 0)
 		printf("No keys yet: keyctl key generate NAME --out FILE.pfx makes one\n");
 	else if (status == STATUS_DONE)
-		key_print_list(json_object_get(answer, "keys"), json_object_get(answer, "regions"));
+		key_print_list(json_object_get(answer, "keys"), json_object_get(answer, "regions"), true);
 	json_decref(answer);
 	return status;
 }

@@ -85,7 +85,14 @@ enum status key_activate(const struct options *o, char **arguments);
 enum status key_unlock(const struct options *o, char **arguments);
 enum status kek_show(const struct options *o, char **arguments);
 enum status tenant_lock(const struct options *o, char **arguments);
-void key_print_list(const json_t *keys, const json_t *regions);
+/* history: deleted ones too. */
+void key_print_list(const json_t *keys, const json_t *regions, bool history);
+/* table.c. rows: arrays of as many texts each, the first the heads; taken. */
+#define TABLE_COLUMNS 12
+void table_print(json_t *rows);
+/* Date and time, "-" for 0; a length of time in its two largest units. */
+void when_text(long long at, char ret[32]);
+void span_text(long long seconds, char ret[32]);
 /* report.c */
 enum status report_status(const struct options *o, char **arguments);
 enum status report_scrub(const struct options *o, char **arguments);

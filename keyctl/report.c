@@ -5,38 +5,95 @@
 #include <string.h>
 #include <time.h>
 
-void report_environments(const json_t *environments)
+/* What is to be said of an environment's health, in few words. */
+static void health_text(const json_t *env, char ret[160])
 {
-	json_t *env;
-	size_t k, name_width = 4;
+	static const struct {
+		const char *key, *words;
+	} counts[] = {{"refused", "REFUSED"}, {"restarts", "restarted"}, {"resealed", "re-sealed"}};
+	bool mounted = strcmp(text_of(env, "state"), "mounted") == 0;
+	char when[32];
+	size_t n = 0;
 
-	json_array_foreach(environments, k, env) name_width = MAX(name_width, strlen(text_of(env, "name")));
-	printf("%-*s  %-9s  %-10s  %-8s  %-16s  %s\n", (int)name_width, "NAME", "STATE", "TYPE", "KEY", "FINGERPRINT", "MOUNT POINT");
-	json_array_foreach(environments, k, env)
-		printf("%-*s  %-9s  %-10s  %-8s  %-16.16s  %s\n", (int)name_width, text_of(env, "name"), text_of(env, "state"),
-			text_of(env, "type"), text_of(env, "key_source"), text_of(env, "fingerprint"), text_of(env, "mountpoint"));
+	strcpy(ret, mounted ? "ok" : "-");
+	if (number_of(env, "deleted_at")) {
+		when_text(number_of(env, "deleted_at"), when);
+		snprintf(ret, 160, "deletion %.16s", when);
+	} else if (text_of(env, "locked_by")[0]) {
+		snprintf(ret, 160, "by keyctl lock");
+	} else if (json_is_true(json_object_get(env, "silent"))) {
+		snprintf(ret, 160, "NO ANSWER");
+	} else {
+		if (json_is_true(json_object_get(env, "poisoned")))
+			n += (size_t)snprintf(ret + n, 160 - n, "READ-ONLY");
+		for (size_t k = 0; k < ARRAY_LEN(counts); k++)
+			if (number_of(env, counts[k].key))
+				n += (size_t)snprintf(ret + n, 160 - n, "%s%s %lld", n ? ", " : "", counts[k].words,
+					number_of(env, counts[k].key));
+		if (json_is_true(json_object_get(env, "rotating")))
+			snprintf(ret + n, 160 - n, "%srotating (%lld files)", n ? ", " : "", number_of(env, "rotated_files"));
+	}
 }
 
-/* L8: what is locked with its region has a last day. */
-static void report_locked(const json_t *environments)
+/* Whether all of them have the same text there. */
+static bool one_for_all(const json_t *list, const char *key)
 {
-	json_t *env;
+	json_t *o;
+	size_t k;
+
+	json_array_foreach((json_t *)list, k, o)
+		if (strcmp(text_of(o, key), text_of(json_array_get(list, 0), key)) != 0)
+			return false;
+	return true;
+}
+
+void report_environments(const json_t *environments)
+{
+	json_t *env, *rows = json_pack("[[ssssssss]]", "ENVIRONMENT", "REGION", "TYPE", "STATE", "HEALTH", "KEY", "FINGERPRINT", "MOUNT POINT");
+	bool regions = !one_for_all(environments, "region");
+	char health[160];
 	size_t k;
 
 	json_array_foreach((json_t *)environments, k, env)
 	{
-		time_t at = (time_t)number_of(env, "deleted_at");
-		char when[32];
+		bool tenant = strcmp(text_of(env, "key_source"), "tenant") == 0;
 
-		strftime(when, sizeof(when), "%F %T", localtime(&at));
-		if (at)
-			printf("%s is locked with its region, and deleted on %s unless it is unlocked before\n", text_of(env, "name"), when);
+		health_text(env, health);
+		json_array_append_new(rows, json_pack("[sssssss%s]", text_of(env, "name"), text_of(env, "region"), text_of(env, "type"),
+						  text_of(env, "state"), health, text_of(env, tenant ? "key" : "key_source"),
+						  text_of(env, "fingerprint"), (size_t)MIN(strlen(text_of(env, "fingerprint")), 16u),
+						  text_of(env, "mountpoint")));
 	}
+	/* With one region nobody asks which. */
+	for (k = 0; !regions && k < json_array_size(rows); k++)
+		json_array_remove(json_array_get(rows, k), 1);
+	table_print(rows);
+}
+
+/* "3 environments: 2 mounted, 1 locked" */
+static void report_count(const json_t *environments)
+{
+	static const char *const states[] = {"mounted", "unmounted", "locked", "failed"};
+	bool said = false;
+	json_t *env;
+	size_t k;
+
+	printf("%zu environment%s", json_array_size(environments), json_array_size(environments) == 1 ? "" : "s");
+	for (size_t s = 0; s < ARRAY_LEN(states); s++) {
+		size_t n = 0;
+
+		json_array_foreach((json_t *)environments, k, env) n += strcmp(text_of(env, "state"), states[s]) == 0;
+		if (n)
+			printf("%s %zu %s", said ? "," : ":", n, states[s]);
+		said = said || n;
+	}
+	putchar('\n');
 }
 
 enum status report_status(const struct options *o, char **arguments)
 {
 	json_t *answer, *line;
+	char up[32];
 	size_t k;
 	enum status status = client_call(o, "Status", json_object(), &answer);
 
@@ -46,8 +103,10 @@ enum status report_status(const struct options *o, char **arguments)
 	} else if (status == STATUS_DONE) {
 		const json_t *environments = json_object_get(answer, "environments"), *attention = json_object_get(answer, "attention");
 
-		printf("Tenant %s, tdefsd %s (pid %lld, up %lld s)\n", text_of(answer, "tenant"), text_of(answer, "version"),
-			number_of(answer, "pid"), number_of(answer, "uptime"));
+		span_text(number_of(answer, "uptime"), up);
+		printf("Tenant %s, tdefsd %s (pid %lld, up %s), ", text_of(answer, "tenant"), text_of(answer, "version"),
+			number_of(answer, "pid"), up);
+		report_count(environments);
 		printf("Platform key %.16s; key memory %s; freed pages are %s by this kernel\n\n", text_of(answer, "platform_fingerprint"),
 			json_is_true(json_object_get(answer, "memory_locked")) ? "locked" : "NOT locked",
 			json_is_true(json_object_get(answer, "init_on_free")) ? "zeroed" : "not zeroed (init_on_free=1 is not set)");
@@ -55,10 +114,9 @@ enum status report_status(const struct options *o, char **arguments)
 			report_environments(environments);
 		else
 			printf("No environments yet: keyctl env create NAME --mountpoint DIR makes one\n");
-		report_locked(environments);
 		if (json_array_size(json_object_get(answer, "keys"))) {
 			putchar('\n');
-			key_print_list(json_object_get(answer, "keys"), json_object_get(answer, "regions"));
+			key_print_list(json_object_get(answer, "keys"), json_object_get(answer, "regions"), false);
 		}
 		printf("\n%s\n", json_array_size(attention) ? "Needs attention:" : "Nothing needs attention.");
 		json_array_foreach(attention, k, line) printf("  %s\n", json_string_value(line));

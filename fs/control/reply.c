@@ -46,6 +46,7 @@ json_t *environment_json(struct keeper *k, const struct registry_env *env)
 		"store", env->store, "mountpoint", env->mountpoint);
 	environment_key(env, o);
 	json_object_set_new(o, "epoch", json_number(answers ? st->epoch : env->epoch));
+	json_object_set_new(o, "silent", json_boolean(e && e->pid > 0 && !answers));
 	json_object_set_new(o, "pid", json_number(e && e->pid > 0 ? (uint64_t)e->pid : 0));
 	json_object_set_new(o, "uptime", json_number(e && e->pid > 0 ? (uint64_t)(clock_realtime_s() - e->started) : 0));
 	json_object_set_new(o, "restarts", json_number(e ? (uint64_t)e->restarts : 0));
@@ -64,6 +65,7 @@ json_t *environment_json(struct keeper *k, const struct registry_env *env)
 	int64_t deleted = env->state == ENV_TENANT_LOCKED ? env->changed + duration_s(k->config.delete_locked_after_ns) : 0;
 	json_object_set_new(o, "locked_by", json_string(env->state == ENV_TENANT_LOCKED ? "tenant" : env->state == ENV_LOCKED ? "keyctl" : ""));
 	json_object_set_new(o, "deleted_at", json_number((uint64_t)deleted));
+	json_object_set_new(o, "changed", json_number((uint64_t)env->changed));
 	json_object_set_new(o, "created", json_number((uint64_t)env->created));
 	return o;
 }
@@ -78,17 +80,68 @@ int reply_environment(struct request *rq, const char *name)
 	return rc;
 }
 
-/* L8: when it will be deleted, once that is near. */
-static void attention_of_lock(struct request *rq, const struct registry_env *env, char *line, size_t size)
+static const char *text_in(const json_t *o, const char *key)
 {
-	const struct config *c = &rq->k->config;
-	time_t at = (time_t)(env->changed + duration_s(c->delete_locked_after_ns));
-	char day[40];
+	const char *text = json_string_value(json_object_get(o, key));
 
-	if (clock_realtime_s() + duration_s(c->delete_warning_ns) < at)
+	return text ? text : "";
+}
+
+static long long number_in(const json_t *o, const char *key)
+{
+	return json_integer_value(json_object_get(o, key));
+}
+
+/* What is wrong with one environment, in one line; nothing where nothing is. */
+static void attention_of_environment(const json_t *o, char *line, size_t size)
+{
+	const char *name = text_in(o, "name");
+
+	line[0] = '\0';
+	if (strcmp(text_in(o, "state"), "failed") == 0)
+		snprintf(line, size, "%s is not mounted: %.250s", name, text_in(o, "reason"));
+	else if (json_is_true(json_object_get(o, "silent")))
+		snprintf(line, size, "%s: its worker (pid %lld) does not answer", name, number_in(o, "pid"));
+	else if (json_is_true(json_object_get(o, "poisoned")))
+		snprintf(line, size, "%s is read-only: its store failed to sync; check the disk, then mount it again", name);
+	else if (number_in(o, "refused"))
+		snprintf(line, size, "%s has refused damaged data, %lld in number: run keyctl scrub %s", name, number_in(o, "refused"), name);
+	else if (text_in(o, "rotate_error")[0])
+		snprintf(line, size, "%s: the rotation of its key waits: %.200s; keyctl rotate %s tries again", name, text_in(o, "rotate_error"),
+			name);
+	else if (number_in(o, "restarts"))
+		snprintf(line, size, "%s was started again, %lld time%s: %.250s", name, number_in(o, "restarts"),
+			number_in(o, "restarts") == 1 ? "" : "s", text_in(o, "reason"));
+}
+
+/* L8: one line for all of a region that are deleted soon; first is the first of them. */
+static void attention_of_lock(const struct request *rq, const json_t *all, size_t first, json_t *attention)
+{
+	const json_t *o = json_array_get(all, first);
+	int64_t near = clock_realtime_s() + duration_s(rq->k->config.delete_warning_ns);
+	time_t at = (time_t)number_in(o, "deleted_at");
+	char names[200] = "", day[40];
+	size_t n = 0;
+
+	if (at > near)
 		return;
+	for (size_t k = 0; k < json_array_size(all); k++) {
+		const json_t *other = json_array_get(all, k);
+		int64_t due = number_in(other, "deleted_at");
+
+		if (due == 0 || due > near || strcmp(text_in(other, "region"), text_in(o, "region")) != 0)
+			continue;
+		if (k < first)
+			return; /* told with that one */
+		at = MIN(at, due);
+		if (n++ < 3)
+			snprintf(names + strlen(names), sizeof(names) - strlen(names), "%s%s", n > 1 ? ", " : "", text_in(other, "name"));
+	}
+	if (n > 3)
+		snprintf(names + strlen(names), sizeof(names) - strlen(names), " and %zu more", n - 3);
 	strftime(day, sizeof(day), "%F %T", localtime(&at));
-	snprintf(line, size, "%s is deleted on %s if it is not unlocked before (rule L8)", env->name, day);
+	json_array_append_new(attention, json_sprintf("region %s: %s %s deleted from %s on unless unlocked before (rule L8)", text_in(o, "region"),
+						 names, n > 1 ? "are" : "is", day));
 }
 
 int reply_environments(struct request *rq, json_t *attention)
@@ -98,28 +151,16 @@ int reply_environments(struct request *rq, json_t *attention)
 	size_t n = 0;
 	int rc = registry_env_list(rq->k->tenant.registry, &list, &n);
 
-	for (size_t i = 0; i < n; i++) {
-		json_t *o = environment_json(rq->k, &list[i]);
-		char line[400] = "";
-		const char *state = json_string_value(json_object_get(o, "state"));
+	for (size_t i = 0; i < n; i++)
+		json_array_append_new(all, environment_json(rq->k, &list[i]));
+	for (size_t i = 0; attention && i < n; i++) {
+		char line[400];
 
-		if (strcmp(state, "failed") == 0)
-			snprintf(line, sizeof(line), "%s is not mounted: %.250s", list[i].name,
-				json_string_value(json_object_get(o, "reason")));
-		else if (json_is_true(json_object_get(o, "poisoned")))
-			snprintf(line, sizeof(line), "%s is read-only: its store failed to sync; check the disk, then mount it again",
-				list[i].name);
-		else if (json_integer_value(json_object_get(o, "refused")))
-			snprintf(line, sizeof(line), "%s has refused damaged data %lld times: run keyctl scrub %s", list[i].name,
-				(long long)json_integer_value(json_object_get(o, "refused")), list[i].name);
-		else if (json_string_length(json_object_get(o, "rotate_error")))
-			snprintf(line, sizeof(line), "%s: the rotation of its key waits: %.200s; keyctl rotate %s tries again", list[i].name,
-				json_string_value(json_object_get(o, "rotate_error")), list[i].name);
-		else if (list[i].state == ENV_TENANT_LOCKED)
-			attention_of_lock(rq, &list[i], line, sizeof(line));
-		if (line[0] && attention)
+		attention_of_environment(json_array_get(all, i), line, sizeof(line));
+		if (line[0])
 			json_array_append_new(attention, json_string(line));
-		json_array_append_new(all, o);
+		if (list[i].state == ENV_TENANT_LOCKED)
+			attention_of_lock(rq, all, i, attention);
 	}
 	json_object_set_new(rq->reply, "environments", all);
 	return rc;
@@ -162,7 +203,6 @@ static int region_json(struct request *rq, const char *name, json_t *regions, js
 	const struct guards *g = &rq->k->tenant.guards;
 	struct registry_region times;
 	struct registry_operation o;
-	char line[400];
 	int rc = registry_region_get(rq->k->tenant.registry, name, &times);
 
 	if (rc < 0)
@@ -174,12 +214,12 @@ static int region_json(struct request *rq, const char *name, json_t *regions, js
 			(json_int_t)guard_end(times.changed, g->lock_after_key_change_ns), "unlock_from",
 			(json_int_t)guard_end(times.locked, g->unlock_after_lock_ns)));
 	const struct steward *st = &rq->k->steward;
-	if (under_way == 0 && attention) {
-		snprintf(line, sizeof(line), "region %s: %s%s%.200s", name, kinds[o.kind],
-			strcmp(st->region, name) == 0 && st->refusal.text[0] ? " waits: " : " is under way",
-			strcmp(st->region, name) == 0 ? st->refusal.text : "");
-		json_array_append_new(attention, json_string(line));
-	}
+	bool ours = strcmp(st->region, name) == 0;
+	if (under_way == 0 && attention && ours && st->refusal.text[0])
+		json_array_append_new(attention, json_sprintf("region %s: %s waits: %.200s", name, kinds[o.kind], st->refusal.text));
+	else if (under_way == 0 && attention)
+		json_array_append_new(attention, json_sprintf("region %s: %s is under way, %zu of %zu environments", name, kinds[o.kind],
+							 ours ? st->progress.done : 0, ours ? st->progress.total : 0));
 	return 0;
 }
 

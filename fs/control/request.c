@@ -3,6 +3,7 @@
 
 #include "base/log.h"
 #include "tenant/audit.h"
+#include "tenant/guard.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -94,6 +95,7 @@ static bool kernel_has_init_on_free(void)
 static int do_status(struct request *rq)
 {
 	json_t *attention = json_array();
+	int64_t behind;
 
 	json_object_set_new(rq->reply, "tenant", json_string(rq->k->config.tenant));
 	json_object_set_new(rq->reply, "version", json_string(TDEFS_VERSION));
@@ -102,7 +104,12 @@ static int do_status(struct request *rq)
 	json_object_set_new(rq->reply, "platform_fingerprint", json_string(platform_key_fingerprint(rq->k->tenant.platform_key)));
 	json_object_set_new(rq->reply, "memory_locked", json_boolean(secret_locked()));
 	json_object_set_new(rq->reply, "init_on_free", json_boolean(kernel_has_init_on_free()));
-	int rc = reply_environments(rq, attention);
+	int rc = guard_behind(&rq->k->tenant, &behind);
+	if (behind)
+		json_array_append_new(attention, json_sprintf("the clock is %lld s behind the latest time that tdefsd saw: what has a guard time is "
+							 "refused (rule A3)", (long long)behind));
+	if (rc == 0)
+		rc = reply_environments(rq, attention);
 	if (rc == 0)
 		rc = reply_keys(rq, attention);
 	json_object_set_new(rq->reply, "attention", attention);

@@ -8,15 +8,32 @@
 
 #define NS UINT64_C(1000000000)
 
-int guard_clock(struct tenant *t, int64_t *ret_now, struct refusal *ret)
+static int guard_highest(struct tenant *t, int64_t *ret)
 {
 	char text[32] = "0";
-	int64_t now = clock_realtime_s();
 	int rc = registry_meta_get(t->registry, "clock", text, sizeof(text));
 
-	if (rc < 0 && rc != -ENOENT)
+	*ret = strtoll(text, NULL, 10);
+	return rc == -ENOENT ? 0 : rc;
+}
+
+int guard_behind(struct tenant *t, int64_t *ret_s)
+{
+	int64_t highest, now = clock_realtime_s();
+	int rc = guard_highest(t, &highest);
+
+	*ret_s = rc == 0 ? MAX(highest - now, 0) : 0;
+	return rc;
+}
+
+int guard_clock(struct tenant *t, int64_t *ret_now, struct refusal *ret)
+{
+	int64_t highest, now = clock_realtime_s();
+	char text[32];
+	int rc = guard_highest(t, &highest);
+
+	if (rc < 0)
 		return registry_refusal(rc, ret);
-	int64_t highest = strtoll(text, NULL, 10);
 	if (now < highest)
 		return refuse(ret, -EAGAIN, "A3", "the clock is %" PRId64 " s behind the latest time that tdefsd saw: set it right first",
 			highest - now);

@@ -4,6 +4,8 @@
 
 /* The time now, seconds since 1970; remembers the highest. -EAGAIN and rule A3 while the clock is behind it. */
 int guard_clock(struct tenant *t, int64_t *ret_now, struct refusal *ret) MUST_CHECK;
+/* A3: how many seconds the clock is behind that; 0 when it is not. */
+int guard_behind(struct tenant *t, int64_t *ret_s) MUST_CHECK;
 /* Refuses by rule until length_ns have passed since since (0: never happened). what: "the last activation". */
 int guard_wait(struct tenant *t, const char *rule, const char *what, int64_t since, uint64_t length_ns, struct refusal *ret) MUST_CHECK;
 /* When it ends, seconds since 1970; 0 when it has or never began. */

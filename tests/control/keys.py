@@ -124,7 +124,7 @@ try:
     fail("L7: an open file still reads: " + kept.read())
 except OSError:
     pass
-check("deleted on" in tenant.keyctl("status").stdout, "L8: status shows the day")
+check("deletion 20" in tenant.keyctl("status").stdout, "L8: status shows the day")
 for command in (("env", "mount", "db"), ("env", "apply-key", "db", "--yes"), ("env", "return-key", "db", "--confirm", "db"), ("scrub", "db")):
     tenant.refused("L7", *command, status=6)
 tenant.refused("U3", "env", "unlock", "db", "--yes")
