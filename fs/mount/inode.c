@@ -159,6 +159,46 @@ int inode_open(struct inode_table *t, struct inode *i, struct content **ret)
 	return rc;
 }
 
+void inode_told_mtime(struct inode *i, struct timespec mtime)
+{
+	pthread_mutex_lock(&i->lock);
+	if (!i->has_mtime)
+		i->mtime = mtime;
+	i->has_mtime = S_ISREG(i->type);
+	pthread_mutex_unlock(&i->lock);
+}
+
+int inode_set_times(struct inode *i, const struct timespec ts[2])
+{
+	pthread_mutex_lock(&i->lock);
+	int rc = io_utimensat(i->fd, "", ts, AT_EMPTY_PATH);
+	if (rc == 0 && S_ISREG(i->type) && ts[1].tv_nsec != UTIME_OMIT) {
+		i->mtime = ts[1];
+		i->has_mtime = true;
+		atomic_store(&i->touched, false);
+	}
+	pthread_mutex_unlock(&i->lock);
+	return rc;
+}
+
+void inode_touch(struct inode *i)
+{
+	atomic_store_explicit(&i->touched, true, memory_order_relaxed);
+}
+
+static void inode_restore_mtime_locked(struct inode *i)
+{
+	if (i->has_mtime && atomic_exchange(&i->touched, false))
+		(void)!io_utimensat(i->fd, "", (struct timespec[2]){{0, UTIME_OMIT}, i->mtime}, AT_EMPTY_PATH);
+}
+
+void inode_restore_mtime(struct inode *i)
+{
+	pthread_mutex_lock(&i->lock);
+	inode_restore_mtime_locked(i);
+	pthread_mutex_unlock(&i->lock);
+}
+
 void inode_release(struct inode_table *t, struct inode *i)
 {
 	struct stat st;
@@ -171,6 +211,8 @@ void inode_release(struct inode_table *t, struct inode *i)
 		content_close(i->content);
 		i->content = NULL;
 	}
+	if (i->opens == 0)
+		inode_restore_mtime_locked(i);
 	pthread_mutex_unlock(&i->lock);
 }
 
@@ -234,6 +276,8 @@ void inode_seal_all(struct inode_table *t)
 			int rc = wanted > SYNC_ONE_BY_ONE ? synced : content_sync(c, true);
 
 			content_seal_finish(c, rc);
+			/* The slot's write keeps mtime, but not one that was set meanwhile. */
+			inode_touch(list[k]);
 			inode_release(t, list[k]);
 		}
 		inode_put(t, list[k], 1);

@@ -1,7 +1,10 @@
 /* inode: the objects that the kernel knows, one per lower inode.
  *
  * An inode lives while the kernel counts lookups on it or somebody holds a reference; it keeps an O_PATH descriptor, so
- * its number cannot be used again below. Lock order: table lock, then an inode's lock. */
+ * its number cannot be used again below. Lock order: table lock, then an inode's lock.
+ *
+ * The kernel keeps mtime of regular files: it takes ours when it first sees the file, and says what it is only when it moves
+ * by its own clock. A write that reaches the lower file within the same tick would move it there unseen; so it is put back. */
 #pragma once
 #include "store/content.h"
 #include "store/dir.h"
@@ -19,6 +22,9 @@ struct inode {
 	unsigned opens;        /* lock */
 	struct dir_id id;      /* of a directory; lock */
 	bool has_id;           /* lock */
+	struct timespec mtime; /* of a regular file, as the kernel has it; lock */
+	bool has_mtime;        /* lock */
+	atomic_bool touched;   /* the lower file was written since mtime was set */
 	signed char default_acl; /* of a directory: 1 has one, 0 has none, -1 not asked yet; lock */
 };
 
@@ -43,6 +49,12 @@ int inode_dir_id(struct inode_table *t, struct inode *i, struct dir_id *ret) MUS
 /* Opens the content, counting one open that inode_release gives back. */
 int inode_open(struct inode_table *t, struct inode *i, struct content **ret) MUST_CHECK;
 void inode_release(struct inode_table *t, struct inode *i);
+/* What the kernel was told when it saw the file first; later ones are ignored, as the kernel does. */
+void inode_told_mtime(struct inode *i, struct timespec mtime);
+/* utimensat(2): ts[1] of a regular file is never UTIME_NOW. */
+int inode_set_times(struct inode *i, const struct timespec ts[2]) MUST_CHECK;
+void inode_touch(struct inode *i);
+void inode_restore_mtime(struct inode *i);
 /* Seals what changed since the last time, and closes what nobody has open. */
 void inode_seal_all(struct inode_table *t);
 /* Calls fn for each inode, with a reference held and no lock. */

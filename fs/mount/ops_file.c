@@ -147,6 +147,8 @@ static void file_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t s
 	struct session *s = ops_session(req);
 	int rc = content_write(file_content(fi), buf, size, (uint64_t)off);
 
+	inode_touch(ops_inode(s, ino));
+
 	if (rc < 0) {
 		ops_reply_error(req, rc);
 		return;
@@ -158,29 +160,24 @@ static void file_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t s
 
 static void file_fsync(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_file_info *fi)
 {
-	(void)ino;
+	/* What moved by the kernel's clock it has said before. */
+	if (!datasync)
+		inode_restore_mtime(ops_inode(ops_session(req), ino));
 	ops_reply_error(req, content_sync(file_content(fi), datasync));
 }
 
 static void file_fallocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t off, off_t len, struct fuse_file_info *fi)
 {
 	/* The kernel cleared suid and sgid with a SETATTR where the caller may not keep them. */
-	(void)ino;
-	ops_reply_error(req, content_allocate(file_content(fi), mode, (uint64_t)off, (uint64_t)len));
+	int rc = content_allocate(file_content(fi), mode, (uint64_t)off, (uint64_t)len);
+
+	inode_touch(ops_inode(ops_session(req), ino));
+	ops_reply_error(req, rc);
 }
 
 static void file_lseek(fuse_req_t req, fuse_ino_t ino, off_t off, int whence, struct fuse_file_info *fi)
 {
-	struct session *s = ops_session(req);
-	uint64_t found;
-
-	/* What the kernel still has dirty is data too, and only written out does it show below. */
-	(void)fuse_lowlevel_notify_inval_inode(s->se, ino, 0, 0);
-	int rc = content_seek(file_content(fi), (uint64_t)off, whence, &found);
-	if (rc < 0)
-		ops_reply_error(req, rc);
-	else
-		fuse_reply_lseek(req, (off_t)found);
+	seek_queue(ops_session(req), req, ino, file_content(fi), (uint64_t)off, whence);
 }
 
 void ops_file(struct fuse_lowlevel_ops *ops)

@@ -65,6 +65,7 @@ int ops_entry(struct session *s, int fd, const struct stat *lower, struct fuse_e
 	if (rc < 0)
 		return rc;
 	*ret = (struct fuse_entry_param){.ino = (uintptr_t)i, .attr_timeout = CACHE_TIMEOUT, .entry_timeout = CACHE_TIMEOUT};
+	inode_told_mtime(i, lower->st_mtim);
 	rc = ops_attr(s, i, lower, &ret->attr);
 	if (rc < 0)
 		inode_put(&s->inodes, i, 1);
@@ -230,10 +231,10 @@ static int setattr_times(struct inode *i, const struct stat *attr, int to_set)
 	else if (to_set & FUSE_SET_ATTR_ATIME)
 		ts[0] = attr->st_atim;
 	if (to_set & FUSE_SET_ATTR_MTIME_NOW)
-		ts[1].tv_nsec = UTIME_NOW;
+		clock_gettime(CLOCK_REALTIME, &ts[1]);
 	else if (to_set & FUSE_SET_ATTR_MTIME)
 		ts[1] = attr->st_mtim;
-	return io_utimensat(i->fd, "", ts, AT_EMPTY_PATH);
+	return inode_set_times(i, ts);
 }
 
 /* Everything but mtime and ctime of the lower file: asking it for those makes it stamp its next change more finely, and the
@@ -263,7 +264,8 @@ static void tree_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int 
 	if (rc == 0 && (to_set & FUSE_SET_ATTR_MODE)) {
 		rc = S_ISLNK(i->type) ? -EOPNOTSUPP : io_chmod(i->fd, attr->st_mode & 07777);
 	}
-	if (rc == 0 && (to_set & (FUSE_SET_ATTR_UID | FUSE_SET_ATTR_GID))) {
+	/* chown(-1, -1) changes nothing but takes suid and sgid; it comes without owner and group. */
+	if (rc == 0 && ((to_set & (FUSE_SET_ATTR_UID | FUSE_SET_ATTR_GID)) || !(to_set & ~FUSE_SET_ATTR_CTIME))) {
 		rc = io_fchownat(i->fd, "", to_set & FUSE_SET_ATTR_UID ? attr->st_uid : (uid_t)-1,
 			to_set & FUSE_SET_ATTR_GID ? attr->st_gid : (gid_t)-1, AT_EMPTY_PATH);
 		if (rc == 0 && S_ISREG(i->type))

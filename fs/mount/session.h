@@ -12,6 +12,17 @@ struct mount_options {
 	bool read_only;
 };
 
+/* seek.c. */
+struct seek_job;
+struct seeker {
+	pthread_t thread;
+	bool started; /* the service thread's */
+	pthread_mutex_t lock;
+	pthread_cond_t changed;
+	struct seek_job *head, **tail; /* in order of arrival; lock */
+	bool stop;                     /* lock */
+};
+
 struct session {
 	struct volume *v;
 	struct inode_table inodes;
@@ -20,6 +31,7 @@ struct session {
 	struct fuse_session *se;
 	int device;         /* /dev/fuse; se closes it */
 	struct rotate rotate;
+	struct seeker seeker;
 	atomic_bool closed; /* a lock is under way: nothing more is read out */
 };
 
@@ -47,6 +59,11 @@ void device_tune(int fd);
 /* Whether the request that this thread is serving asks to clear suid and sgid (FUSE_HANDLE_KILLPRIV_V2). */
 bool device_kill_privileges(void);
 int device_loop(struct session *s) MUST_CHECK;
+
+/* seek.c: started before there are requests, ended when there are no more. queue: req is answered later. */
+int seek_start(struct session *s) MUST_CHECK;
+void seek_end(struct session *s);
+void seek_queue(struct session *s, fuse_req_t req, fuse_ino_t ino, struct content *content, uint64_t off, int whence);
 
 /* teardown.c: users of the mount by /proc, and the end of the mount and its connection. */
 struct link_status;

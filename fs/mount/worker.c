@@ -1,6 +1,6 @@
 /* worker: orders from tdefsd, and the order in which things end.
  *
- * One thread (worker_run) takes the orders, one runs the FUSE loop and its helpers, one seals. The end of a mount:
+ * One thread (worker_run) takes the orders, one runs the FUSE loop and its helpers, one answers seeks, one seals. The end of a mount:
  *
  *   unmount   umount2 (refused while somebody uses it) -> loop ends -> contents closed -> volume closed clean
  *   lock      list users -> [sync through the mount -> gate closed: nothing is read out any more -> every inode's pages
@@ -209,9 +209,12 @@ static int worker_start(struct worker *w, struct link_message *m)
 	w->session = (struct session){.v = w->v, .options = a->mount, .name = a->name, .mountpoint = a->mountpoint};
 	rc = inode_table_init(&w->session.inodes, w->v);
 	if (rc == 0)
+		rc = seek_start(&w->session);
+	if (rc == 0)
 		rc = device_mount(&w->session);
 	if (rc < 0) {
 		snprintf(m->text, sizeof(m->text), "cannot mount on %s: %s", a->mountpoint, strerror(-rc));
+		seek_end(&w->session);
 		inode_table_done(&w->session.inodes);
 		(void)volume_close(w->v);
 		w->v = NULL;
@@ -244,6 +247,7 @@ static int worker_finish(struct worker *w, bool in_time)
 	pthread_cond_broadcast(&w->stop);
 	pthread_mutex_unlock(&w->lock);
 	if (in_time) {
+		seek_end(&w->session);
 		pthread_join(w->sealer, NULL);
 		worker_end_scrub(w);
 		rotate_end(&w->session.rotate);

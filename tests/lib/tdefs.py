@@ -240,6 +240,7 @@ class Worker:
         self.process.wait()
         self.process = None
         _umount(self.mnt)
+        os.unlink(self.socket)
 
     def status(self):
         return dict(pair.split("=") for pair in self.client("status").stdout.split())

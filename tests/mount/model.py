@@ -3,30 +3,40 @@
 
     model.py [SEED [OPERATIONS]]        TDEFS_SEED and TDEFS_LONG do the same for ctest
 
-An operation is drawn without looking at the state, so any part of a sequence can be run alone: a failing one is cut
-down to the operations that it needs and printed as Python; REGRESSIONS below keeps those that once failed.
+An operation (tests/lib/side.py) is drawn without looking at the state, so any part of a sequence can be run alone: a
+failing one is cut down to the operations that it needs and printed as Python; REGRESSIONS below keeps those that once
+failed. A round of 500 operations has an unmount in it, a forgetting of all names, and a worker killed after everything
+was synced; it ends with another unmount.
 """
 import fcntl
-import mmap
 import os
 import random
 import stat
 import sys
+import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../lib"))
 import tdefs
-from sidebyside import (EXCHANGE, FALLOC_COLLAPSE, FALLOC_KEEP, FALLOC_PUNCH, FALLOC_ZERO, NOREPLACE, call, fallocate,
-                        renameat2)
+from side import BLOCK, MAPS, SLOTS, Side, short
+from sidebyside import EXCHANGE, FALLOC_COLLAPSE, FALLOC_KEEP, FALLOC_PUNCH, FALLOC_ZERO, NOREPLACE, call
 
-BLOCK, GROUP = 4096, 4096 * 128
+ROUND = 500
+GROUP = BLOCK * 128
 DIRS = ["", "d0", "d1", "d0/e", "d1/" + "n" * 250]
-LEAVES = ["a", "b", "c", "x" * 200]
-PATHS = [os.path.join(d, leaf) for d in DIRS for leaf in LEAVES] + DIRS[1:] + ["missing/a"]
-SLOTS = 6
-XATTRS = ["user.a", "user.b", "trusted.c"]
-MODES = [0, FALLOC_KEEP, FALLOC_PUNCH | FALLOC_KEEP, FALLOC_ZERO, FALLOC_ZERO | FALLOC_KEEP]
-FLAGS = [os.O_RDONLY, os.O_RDWR, os.O_RDWR | os.O_CREAT, os.O_RDWR | os.O_CREAT | os.O_EXCL, os.O_WRONLY | os.O_APPEND,
-         os.O_RDWR | os.O_TRUNC, os.O_RDWR | os.O_CREAT | os.O_APPEND, os.O_RDWR | os.O_DIRECT]
+LEAVES = ["a", "b", "c", "x" * 200, "\udcff\udcfe\u00e4\t", "y" * 255]
+# Drawn alike: few names that are there often, and many that are odd.
+PATHS = LEAVES[:3] * 8 + ["d0/a", "d0/b", "d1/a"] * 4 + [os.path.join(d, leaf) for d in DIRS for leaf in LEAVES] + DIRS[1:]
+PATHS += ["missing/a", "a/b", "z" * 256, "d0/../a"]
+XATTRS = ["user.a", "user." + "b" * 60, "trusted.c", "security.d", "nonsense", "user."]
+MODES = [0, 0, FALLOC_KEEP, FALLOC_PUNCH | FALLOC_KEEP, FALLOC_PUNCH | FALLOC_KEEP, FALLOC_ZERO, FALLOC_ZERO | FALLOC_KEEP, FALLOC_PUNCH]
+FLAGS = [os.O_RDONLY, os.O_RDWR, os.O_RDWR, os.O_RDWR | os.O_CREAT, os.O_RDWR | os.O_CREAT, os.O_RDWR | os.O_CREAT | os.O_EXCL,
+         os.O_WRONLY | os.O_APPEND, os.O_RDWR | os.O_TRUNC, os.O_RDWR | os.O_CREAT | os.O_APPEND, os.O_RDWR | os.O_DIRECT,
+         os.O_RDWR | os.O_CREAT | os.O_DSYNC, os.O_RDONLY | os.O_DIRECTORY, os.O_RDWR | os.O_NOFOLLOW, os.O_RDONLY | os.O_TRUNC,
+         os.O_RDWR | os.O_CREAT | os.O_DIRECT | os.O_TRUNC]
+FAR = [(1 << 31) - 2500, (1 << 32) - 4096, 3392 * GROUP - 4100, 3392 * GROUP * 4, (1 << 40) + 7, (15 << 40) - 4097]
+TIMED = ["nothing", "write", "sync", "map", "allocate", "read", "truncate", "chmod", "xattr", "rename", "link", "unlink", "entry"]
+AS_USER = ("create", "open", "truncate", "rename", "link", "symlink", "unlink", "mkdir", "rmdir", "list", "chmod", "chown", "setxattr",
+           "xattrs", "content", "pwrite", "set_acl", "write", "utime", "mknod")
 REGRESSIONS = [
     # entries of blocks that a truncation removed came back with the next extension
     [("create", "a", 15000, 1), ("truncate", "a", 4096), ("truncate", "a", 4097), ("content", "a")],
@@ -38,6 +48,11 @@ REGRESSIONS = [
      ("remount",)],
     # fallocate by root cleared suid
     [("open", "c", 3, os.O_RDWR | os.O_CREAT), ("chmod", "c", 0o4755), ("fallocate", 3, 0, 524285, 11749), ("stat", "c")],
+    # chown(-1, -1) took sgid from the kernel's copy of the mode alone, or not at all
+    [("create", "a", 1, 25), ("chmod", "a", 0o2777), ("chown", "a", -1, -1), ("stat", "a"), ("remount",),
+     ("mknod", "b", stat.S_IFCHR | 0o6666, os.makedev(1, 3)), ("chown", "b", -1, -1), ("stat", "b"), ("remount",)],
+    # written within the tick in which it was made, a file's mtime was that of its write-back after the kernel forgot it
+    [("create", "a", 4096, 18), ("kill",), ("create", "b", 4096, 19), ("remount",)],
 ]
 
 
@@ -56,217 +71,93 @@ def length(r):
     return r.choice([1, 2, 511, 512, 4095, 4096, 4097, 8192, 16384, 65536, r.randrange(1, 20000), r.randrange(1, 200000), GROUP])
 
 
+def target(r, p):
+    """Where a symbolic link at p leads: mostly to something that may be there."""
+    kind = r.random()
+    if kind < 0.7:
+        return os.path.relpath(r.choice(PATHS), os.path.dirname(p) or ".")
+    return "t" * r.choice([1, 100, 255, 256, 2000, 4095]) if kind < 0.9 else p
+
+
+def nanoseconds(r):
+    return r.choice([r.randrange(2**33 * 10**9), r.randrange(-2**31 * 10**9, 0), 0, 1, 10**9 - 1, -1, (2**33 + 5) * 10**9 + 999999999])
+
+
+# (weight, name, the arguments' generator from r, a path, another path and a slot)
+KINDS = [
+    (14, "create", lambda r, p, q, s: (p, r.choice([0, 1, 100, 4096, 4097, 15000, 300000]), r.randrange(256))),
+    (24, "open", lambda r, p, q, s: (p, s, r.choice(FLAGS))),
+    (25, "pwrite", lambda r, p, q, s: (s, offset(r), length(r), r.randrange(256))),
+    (20, "pread", lambda r, p, q, s: (s, offset(r), length(r))),
+    (4, "direct", lambda r, p, q, s: (p, r.randrange(300) * r.choice([512, BLOCK]), r.choice([1, 2, 16, 130]) * r.choice([512, BLOCK]),
+                                      r.randrange(256))),
+    (4, "write", lambda r, p, q, s: (s, length(r), r.randrange(256))),
+    (6, "ftruncate", lambda r, p, q, s: (s, offset(r))),
+    (4, "truncate", lambda r, p, q, s: (p, offset(r))),
+    (8, "fallocate", lambda r, p, q, s: (s, r.choice(MODES), offset(r), length(r))),
+    (1, "fallocate", lambda r, p, q, s: (s, FALLOC_COLLAPSE | FALLOC_KEEP, 0, BLOCK)),
+    (4, "holes", lambda r, p, q, s: (s,)),
+    (1, "far", lambda r, p, q, s: (p, r.choice(FAR), r.randrange(256))),
+    (4, "map_write", lambda r, p, q, s: (s, r.randrange(300) * BLOCK, length(r), r.randrange(256))),
+    (8, "map", lambda r, p, q, s: (s, r.randrange(MAPS), r.choice([0, 0, r.randrange(300) * BLOCK]), length(r) * 4, r.random() < 0.15)),
+    (1, "unmap", lambda r, p, q, s: (r.randrange(MAPS),)),
+    (6, "map_poke", lambda r, p, q, s: (r.randrange(MAPS), r.randrange(4 * GROUP), length(r), r.randrange(256))),
+    (5, "map_peek", lambda r, p, q, s: (r.randrange(MAPS), r.randrange(4 * GROUP), length(r))),
+    (1, "map_sync", lambda r, p, q, s: (r.randrange(MAPS),)),
+    (3, "fsync", lambda r, p, q, s: (s, r.random() < 0.5)),
+    (5, "drop", lambda r, p, q, s: (s,)),
+    (3, "fstat", lambda r, p, q, s: (s,)),
+    (2, "close", lambda r, p, q, s: (s,)),
+    (3, "copy_range", lambda r, p, q, s: (s, r.randrange(SLOTS), offset(r), length(r), offset(r))),
+    (1, "send", lambda r, p, q, s: (s, r.randrange(SLOTS), offset(r), length(r))),
+    (4, "rename", lambda r, p, q, s: (p, q)),
+    (3, "renameat2", lambda r, p, q, s: (p, q, r.choice([NOREPLACE, EXCHANGE, NOREPLACE | EXCHANGE]))),
+    (4, "link", lambda r, p, q, s: (p, q)),
+    (3, "symlink", lambda r, p, q, s: (target(r, p), p)),
+    (2, "mknod", lambda r, p, q, s: (p, r.choice([stat.S_IFIFO | 0o640, stat.S_IFSOCK | 0o600, stat.S_IFREG | 0o604, stat.S_IFDIR | 0o700]), 0)),
+    (1, "mknod", lambda r, p, q, s: (p, stat.S_IFCHR | 0o666, os.makedev(1, 3))),
+    (3, "unlink", lambda r, p, q, s: (p,)),
+    (3, "mkdir", lambda r, p, q, s: (r.choice(DIRS[1:]), r.choice([0o777, 0o777, 0o1777, 0o2775]))),
+    (2, "rmdir", lambda r, p, q, s: (r.choice(DIRS[1:]),)),
+    (2, "chmod", lambda r, p, q, s: (p, r.choice([0o600, 0o644, 0o755, 0o4755, 0o2755, 0o1777, 0o6711, 0o2777, 0]))),
+    (1, "fchmod", lambda r, p, q, s: (s, r.choice([0o600, 0o755, 0o4711]))),
+    (2, "chown", lambda r, p, q, s: (p, r.randrange(-1, 3), r.randrange(-1, 3))),
+    (2, "utime", lambda r, p, q, s: (p, nanoseconds(r), nanoseconds(r))),
+    (0.3, "times", lambda r, p, q, s: (p, q, r.choice(TIMED), r.randrange(20000))),
+    (3, "setxattr", lambda r, p, q, s: (p, r.choice(XATTRS), r.choice([0, 1, 15, 100, 300]), r.choice([0, os.XATTR_CREATE, os.XATTR_REPLACE]))),
+    (1, "removexattr", lambda r, p, q, s: (p, r.choice(XATTRS))),
+    (2, "set_acl", lambda r, p, q, s: (p, r.random() < 0.4, r.randrange(8), r.randrange(8), r.randrange(8),
+                                       r.choice([(), ((1, 6),), ((1, 4), (2, 7))]))),
+    (0.5, "remove_acl", lambda r, p, q, s: (p, r.random() < 0.5)),
+    (2, "xattrs", lambda r, p, q, s: (p,)),
+    (4, "stat", lambda r, p, q, s: (p,)),
+    (2, "list", lambda r, p, q, s: (r.choice(DIRS),)),
+    (1, "sync_dir", lambda r, p, q, s: (r.choice(DIRS),)),
+    (3, "content", lambda r, p, q, s: (p,)),
+    (1, "ofd_lock", lambda r, p, q, s: (s, r.choice([fcntl.F_RDLCK, fcntl.F_WRLCK, fcntl.F_UNLCK]), r.randrange(5), r.randrange(5))),
+    (1, "flock", lambda r, p, q, s: (s, r.choice([fcntl.LOCK_SH, fcntl.LOCK_EX, fcntl.LOCK_UN]))),
+]
+WEIGHTS = [k[0] for k in KINDS]
+BY_USER = [k for k in KINDS if k[1] in AS_USER]
+
+
 def draw(r):
     """One operation as plain data."""
     p, q, slot = r.choice(PATHS), r.choice(PATHS), r.randrange(SLOTS)
-    kinds = [(6, lambda: ("create", p, r.choice([0, 1, 100, 4096, 4097, 15000, 300000]), r.randrange(256))),
-             (10, lambda: ("open", p, slot, r.choice(FLAGS))),
-             (25, lambda: ("pwrite", slot, offset(r), length(r), r.randrange(256))),
-             (20, lambda: ("pread", slot, offset(r), length(r))),
-             (4, lambda: ("direct", p, r.randrange(300) * BLOCK, r.choice([1, 2, 16, 130]) * BLOCK, r.randrange(256))),
-             (4, lambda: ("write", slot, length(r), r.randrange(256))),
-             (6, lambda: ("ftruncate", slot, offset(r))), (4, lambda: ("truncate", p, offset(r))),
-             (6, lambda: ("fallocate", slot, r.choice(MODES), offset(r), length(r))),
-             (1, lambda: ("fallocate", slot, FALLOC_COLLAPSE | FALLOC_KEEP, 0, BLOCK)),
-             (4, lambda: ("map_write", slot, r.randrange(300) * BLOCK, length(r), r.randrange(256))),
-             (3, lambda: ("fsync", slot, r.random() < 0.5)), (3, lambda: ("fstat", slot)), (4, lambda: ("close", slot)),
-             (2, lambda: ("copy_range", slot, r.randrange(SLOTS), offset(r), length(r), offset(r))),
-             (5, lambda: ("rename", p, q)), (2, lambda: ("renameat2", p, q, r.choice([NOREPLACE, EXCHANGE]))),
-             (3, lambda: ("link", p, q)), (2, lambda: ("symlink", r.choice([q, "t" * r.randrange(1, 2000)]), p)),
-             (5, lambda: ("unlink", p)), (3, lambda: ("mkdir", r.choice(DIRS[1:]))), (2, lambda: ("rmdir", r.choice(DIRS[1:]))),
-             (2, lambda: ("chmod", p, r.choice([0o600, 0o644, 0o755, 0o4755, 0o2755, 0o1777]))),
-             (1, lambda: ("chown", p, r.randrange(3), r.randrange(3))),
-             (2, lambda: ("utime", p, r.randrange(2**33 * 10**9), r.randrange(2**33 * 10**9))),
-             (2, lambda: ("setxattr", p, r.choice(XATTRS), r.randrange(100), r.choice([0, os.XATTR_CREATE, os.XATTR_REPLACE]))),
-             (1, lambda: ("removexattr", p, r.choice(XATTRS))), (2, lambda: ("xattrs", p)),
-             (4, lambda: ("stat", p)), (2, lambda: ("list", r.choice(DIRS))), (3, lambda: ("content", p))]
-    return r.choices([k for _, k in kinds], [w for w, _ in kinds])[0]()
+    if r.random() < 0.06:
+        _, name, arguments = r.choice(BY_USER)
+        return ("as_user", r.randrange(1, 3), r.randrange(1, 3), r.choice([0, 0o22, 0o77]), name) + arguments(r, p, q, slot)
+    _, name, arguments = r.choices(KINDS, WEIGHTS)[0]
+    return (name,) + arguments(r, p, q, slot)
 
 
-def pattern(seed, n, at=0):
-    unit = bytes((seed + k * 7 + k // 251) % 256 for k in range(1024))
-    return (unit * (n // 1024 + 2))[at % 1024:][:n]
-
-
-class Side:
-    """The operations on one of the two directories."""
-
-    def __init__(self, root):
-        self.root, self.slots, self.set_times = root, [None] * SLOTS, {}
-
-    def at(self, p):
-        return os.path.join(self.root, p)
-
-    def fd(self, slot):
-        if self.slots[slot] is None:
-            raise OSError(9, "")
-        return self.slots[slot]
-
-    def create(self, p, n, seed):
-        fd = os.open(self.at(p), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
-        try:
-            return os.write(fd, pattern(seed, n))
-        finally:
-            os.close(fd)
-
-    def open(self, p, slot, flags):
-        fd = os.open(self.at(p), flags | os.O_NONBLOCK, 0o640)
-        self.close(slot)
-        self.slots[slot] = fd
-
-    def close(self, slot):
-        if self.slots[slot] is not None:
-            os.close(self.slots[slot])
-            self.slots[slot] = None
-
-    def _direct(self, fd, at=0, n=0):
-        """O_DIRECT handles get only aligned requests, from aligned memory."""
-        return fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_DIRECT
-
-    def pwrite(self, slot, at, n, seed):
-        fd = self.fd(slot)
-        if not self._direct(fd):
-            return os.pwrite(fd, pattern(seed, n), at)
-        at, n = at // BLOCK * BLOCK, (n + BLOCK - 1) // BLOCK * BLOCK
-        with mmap.mmap(-1, n) as m:
-            m[:] = pattern(seed, n)
-            return os.pwritev(fd, [m], at)
-
-    def pread(self, slot, at, n):
-        fd = self.fd(slot)
-        if not self._direct(fd):
-            return os.pread(fd, n, at)
-        at, n = at // BLOCK * BLOCK, (n + BLOCK - 1) // BLOCK * BLOCK
-        with mmap.mmap(-1, n) as m:
-            got = os.preadv(fd, [m], at)
-            return m[:got]
-
-    def direct(self, p, at, n, seed):
-        fd = os.open(self.at(p), os.O_RDWR | os.O_DIRECT)
-        try:
-            with mmap.mmap(-1, n) as m:
-                m[:] = pattern(seed, n)
-                done = os.pwritev(fd, [m], at)
-                m[:] = b"\xee" * n
-                return done, os.preadv(fd, [m], at), m[:]
-        finally:
-            os.close(fd)
-
-    def write(self, slot, n, seed):
-        fd = self.fd(slot)
-        if self._direct(fd):
-            return None
-        os.lseek(fd, 0, os.SEEK_END)
-        return os.write(fd, pattern(seed, n)), os.lseek(fd, 0, os.SEEK_CUR)
-
-    def ftruncate(self, slot, n):
-        os.ftruncate(self.fd(slot), n)
-
-    def truncate(self, p, n):
-        os.truncate(self.at(p), n)
-
-    def fallocate(self, slot, mode, at, n):
-        fallocate(self.fd(slot), mode, at, n)
-
-    def map_write(self, slot, at, n, seed):
-        fd = self.fd(slot)
-        n = min(n, os.fstat(fd).st_size - at)
-        if n <= 0:
-            return None
-        try:
-            with mmap.mmap(fd, n, offset=at) as m:
-                was = m[:]
-                m[n // 2:] = pattern(seed, n - n // 2)
-                return was
-        except (PermissionError, OSError) as e:
-            return type(e).__name__
-
-    def fsync(self, slot, data):
-        (os.fdatasync if data else os.fsync)(self.fd(slot))
-
-    def fstat(self, slot):
-        s = os.fstat(self.fd(slot))
-        return s.st_size, s.st_nlink, s.st_mode
-
-    def copy_range(self, slot, other, at, n, to):
-        a, b = self.fd(slot), self.fd(other)
-        if self._direct(a) or self._direct(b) or os.path.sameopenfile(a, b):
-            return None
-        data = os.pread(a, n, at)
-        return os.pwrite(b, data, to)
-
-    def rename(self, p, q):
-        os.rename(self.at(p), self.at(q))
-
-    def renameat2(self, p, q, flags):
-        renameat2(self.at(p), self.at(q), flags)
-
-    def link(self, p, q):
-        os.link(self.at(p), self.at(q), follow_symlinks=False)
-
-    def symlink(self, target, p):
-        os.symlink(target, self.at(p))
-
-    def unlink(self, p):
-        os.unlink(self.at(p))
-
-    def mkdir(self, p):
-        os.mkdir(self.at(p))
-
-    def rmdir(self, p):
-        os.rmdir(self.at(p))
-
-    def chmod(self, p, mode):
-        os.chmod(self.at(p), mode)
-
-    def chown(self, p, uid, gid):
-        os.chown(self.at(p), uid, gid, follow_symlinks=False)
-
-    def utime(self, p, atime, mtime):
-        os.utime(self.at(p), ns=(atime, mtime), follow_symlinks=False)
-        return os.lstat(self.at(p)).st_mtime_ns
-
-    def setxattr(self, p, name, n, flags):
-        os.setxattr(self.at(p), name, pattern(n, n), flags)
-
-    def removexattr(self, p, name):
-        os.removexattr(self.at(p), name)
-
-    def xattrs(self, p):
-        return {n: os.getxattr(self.at(p), n) for n in os.listxattr(self.at(p))}
-
-    def stat(self, p):
-        s = os.lstat(self.at(p))
-        return stat.filemode(s.st_mode), s.st_nlink, s.st_uid, s.st_gid, None if stat.S_ISDIR(s.st_mode) else s.st_size
-
-    def list(self, p):
-        return sorted(os.listdir(self.at(p)))
-
-    def content(self, p):
-        fd = os.open(self.at(p), os.O_RDONLY | os.O_NONBLOCK)
-        try:
-            return b"".join(iter(lambda: os.read(fd, 1 << 20), b""))
-        finally:
-            os.close(fd)
-
-    def everything(self):
-        out = {}
-        for folder, dirs, files in os.walk(self.root):
-            for name in dirs + files:
-                p = os.path.relpath(os.path.join(folder, name), self.root)
-                out[p] = (call(self.stat, p), call(self.xattrs, p))
-                if name in files:
-                    out[p] += (call(os.readlink, self.at(p)), call(self.content, p))
-        return out
-
-    def end(self):
-        for slot in range(SLOTS):
-            self.close(slot)
-
-
-def short(value):
-    text = repr(value)
-    return text if len(text) < 300 else "%s... (%d characters, hash %x)" % (text[:200], len(text), hash(text) & 0xffffffff)
+def draw_round(r):
+    operations = [draw(r) for _ in range(ROUND)]
+    for special in ("remount", "forget", "kill"):
+        operations.insert(r.randrange(len(operations)), (special,))
+    begin = [("mkdir", d) for d in DIRS[1:]]
+    begin += [("open", LEAVES[slot % 4], slot, r.choice([0, os.O_APPEND, os.O_DIRECT]) | os.O_RDWR | os.O_CREAT) for slot in range(SLOTS)]
+    return begin + operations + [("remount",)]
 
 
 def first_difference(a, b):
@@ -275,31 +166,53 @@ def first_difference(a, b):
         return "%d and %d bytes, first difference at %d (block %d): %r %r" % (len(a), len(b), at, at // BLOCK, a[at:at + 8], b[at:at + 8])
     if isinstance(a, dict) and isinstance(b, dict):
         return "; ".join("%s: %s" % (k, first_difference(a.get(k), b.get(k))) for k in sorted(set(a) | set(b)) if a.get(k) != b.get(k))
-    if isinstance(a, tuple) and isinstance(b, tuple) and len(a) == len(b):
+    if isinstance(a, (tuple, list)) and isinstance(b, (tuple, list)) and len(a) == len(b):
         return ", ".join(first_difference(x, y) for x, y in zip(a, b) if x != y)
     return "mount %s, ext4 %s" % (short(a), short(b))
 
 
 class Run:
+    """One sequence, in a folder of its own on both sides."""
     count = 0
 
     def __init__(self, worker, plain):
         Run.count += 1
-        self.worker, self.name = worker, "run%d" % Run.count
+        self.worker, self.name, self.refused = worker, "run%d" % Run.count, 0
         self.sides = [Side(os.path.join(top, self.name)) for top in (worker.mnt, plain)]
         for s in self.sides:
             os.mkdir(s.root)
 
-    def one(self, operation):
-        """None, or how the two differ."""
-        if operation[0] == "remount":
+    def special(self, what):
+        """What the mount alone goes through; ext4's side only loses its descriptors with it."""
+        mount = self.sides[0]
+        if what == "forget":                            # a remount in place drops every name that nobody uses
+            tdefs.run("mount", "-i", "-o", "remount", self.worker.mnt)
+        elif what in ("remount", "kill"):
             for s in self.sides:
                 s.end()
-            self.worker.remount()
-        if operation[0] in ("remount", "everything"):
+            if what == "kill":
+                mount.sync_all()
+            before = mount.mtimes()
+            if what == "remount":
+                self.worker.remount()
+            else:
+                self.worker.kill()
+                self.worker.start()
+            after = mount.mtimes()
+            if after != before:
+                return "mtimes changed: " + first_difference(after, before)
+        return None
+
+    def one(self, operation):
+        """None, or how the two differ."""
+        if operation[0] in ("remount", "forget", "kill", "everything"):
+            why = self.special(operation[0])
+            if why:
+                return why
             seen = [s.everything() for s in self.sides]
         else:
             seen = [call(getattr(s, operation[0]), *operation[1:]) for s in self.sides]
+            self.refused += isinstance(seen[0], str)
         return None if seen[0] == seen[1] else first_difference(*seen)
 
     def all(self, operations):
@@ -314,17 +227,22 @@ class Run:
             for s in self.sides:
                 s.end()
 
+    def remove(self):
+        for s in self.sides:
+            tdefs.run("rm", "-rf", s.root)
+
 
 def minimise(worker, plain, operations):
     """Leaves out whatever the failure does not need."""
     size = max(1, len(operations) // 2)
-    tries = 0
-    while size and tries < 400:
+    end = time.monotonic() + 120
+    while size and time.monotonic() < end:
         at = 0
-        while at < len(operations) and tries < 400:
+        while at < len(operations) and time.monotonic() < end:
             shorter = operations[:at] + operations[at + size:]
-            tries += 1
-            found = Run(worker, plain).all(shorter)
+            run = Run(worker, plain)
+            found = run.all(shorter)
+            run.remove()
             if found:
                 operations = shorter[:found[0] + 1]
             else:
@@ -338,34 +256,34 @@ def main():
                if tdefs.LONG or len(sys.argv) > 1 or os.environ.get("TDEFS_SEED") else 20)
     limit = int(sys.argv[2]) if len(sys.argv) > 2 else 1000000 if tdefs.LONG else 4000
     base = tdefs.scratch()
+    tdefs.allow_in_log("not left clean")        # each kill
     worker = tdefs.Worker(base, arguments=["--seal-interval", "1s"]).start()
     plain = os.path.join(base, "plain")
     os.mkdir(plain)
     for known in REGRESSIONS:
         tdefs.equal(Run(worker, plain).all(known), None, "a sequence that failed before: %r" % known)
-    print("seed", seed, "operations", limit)
-    done = 0
+    print("seed", seed, "operations", limit, flush=True)
+    done = refused = 0
     while done < limit:
-        r = random.Random(seed * 1000003 + done)
-        operations = [("mkdir", d) for d in DIRS[1:]] + [draw(r) for _ in range(500)]
-        operations.insert(r.randrange(len(operations)), ("remount",))
-        operations.append(("remount",))
+        operations = draw_round(random.Random(seed * 1000003 + done))
         run = Run(worker, plain)
         found = run.all(operations)
         if found:
             k, why = found
             print("seed %d, round at %d, operation %d %r:\n%s" % (
                 seed, done, k, operations[k] if k < len(operations) else "end", why))
-            print(worker.log()[-3000:])
+            print(worker.log()[-3000:], flush=True)
             tdefs.allow_in_log("refused:")
             least = minimise(worker, plain, operations[:k + 1])
             again = Run(worker, plain).all(least)
             print("the least that fails:\n    [%s],\n%s" % (", ".join(map(repr, least)), again and again[1]))
             tdefs.fail("the mount and ext4 differ")
-        for s in run.sides:
-            tdefs.run("rm", "-rf", s.root)
+        run.remove()
         done += len(operations)
-    print("%d operations without a difference" % done)
+        refused += run.refused
+        if done // 50000 != (done - len(operations)) // 50000:
+            print("%d operations" % done, flush=True)
+    print("%d operations without a difference, of which %d were refused" % (done, refused))
     worker.stop()
 
 
