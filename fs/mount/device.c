@@ -3,7 +3,8 @@
  * The mount is made with mount(2) and libfuse reads and writes through fuse_session_custom_io, for two reasons: no helper
  * program is needed, and the INIT reply can be amended on its way out. Debian 12's libfuse 3.14 does not know
  * FUSE_HANDLE_KILLPRIV_V2; without it the kernel asks for security.capability at every write. With it the requests carry
- * a bit each that says when suid and sgid have to go, which that libfuse drops as well, so it is read here. */
+ * a bit each that says when suid and sgid have to go, which that libfuse drops as well, so it is read here. Nor does it know
+ * FUSE_TMPFILE; the request is a FUSE_CREATE but for its opcode, and passed on as one. */
 #include "mount/session.h"
 
 #include <fcntl.h>
@@ -17,7 +18,7 @@
 
 #define MAX_WRITE (1u << 20)
 
-static _Thread_local bool kill_privileges;
+static _Thread_local bool kill_privileges, tmpfile_request;
 static uint64_t init_unique; /* of the INIT request; set before there is a second thread */
 static bool init_killpriv;   /* the kernel offered it */
 
@@ -39,7 +40,7 @@ static ssize_t device_read(int fd, void *buf, size_t len, void *userdata)
 {
 	(void)userdata;
 	ssize_t n = read(fd, buf, len);
-	const struct fuse_in_header *h = buf;
+	struct fuse_in_header *h = buf;
 
 	/* What a read says that an abort (teardown.c) interrupts; to libfuse only ENODEV is the end of a session. */
 	if (n < 0 && errno == ECONNABORTED)
@@ -47,6 +48,9 @@ static ssize_t device_read(int fd, void *buf, size_t len, void *userdata)
 	if (n < (ssize_t)sizeof(*h))
 		return n;
 	kill_privileges = request_kills(h, (size_t)n);
+	tmpfile_request = h->opcode == FUSE_TMPFILE;
+	if (tmpfile_request)
+		h->opcode = FUSE_CREATE;
 	if (h->opcode == FUSE_INIT) {
 		const struct fuse_init_in *in = (const struct fuse_init_in *)(h + 1);
 
@@ -75,6 +79,11 @@ static ssize_t device_writev(int fd, struct iovec *iov, int count, void *userdat
 bool device_kill_privileges(void)
 {
 	return kill_privileges;
+}
+
+bool device_tmpfile(void)
+{
+	return tmpfile_request;
 }
 
 static const struct fuse_custom_io device_io = {.read = device_read, .writev = device_writev};

@@ -73,8 +73,35 @@ static void file_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 		return;
 	}
 	if (device_kill_privileges())
-		ops_kill_privileges(s, i);
+		ops_kill_privileges(req, i);
 	file_reply_open(req, s, i, c, fi, NULL);
+}
+
+/* A file of that name, made unless it is there; O_PATH. */
+static int file_make(struct session *s, struct inode *dir, const char *name, const struct dir_owner *owner, int flags, struct stat *ret)
+{
+	struct dir_id id;
+	int rc = inode_dir_id(&s->inodes, dir, &id);
+
+	if (rc == 0) {
+		CLEANUP_CLOSE int made = dir_create(s->v, dir->fd, &id, name, owner);
+
+		rc = made < 0 ? made : 0;
+	}
+	return rc == 0 || (rc == -EEXIST && !(flags & O_EXCL)) ? dir_lookup(s->v, dir->fd, &id, name, ret) : rc;
+}
+
+static int file_make_nameless(struct session *s, struct inode *dir, const struct dir_owner *owner, struct stat *ret)
+{
+	CLEANUP_CLOSE int made = dir_tmpfile(s->v, dir->fd, owner);
+
+	if (made < 0)
+		return made;
+	CLEANUP_CLOSE int fd = io_reopen(made, O_PATH);
+	if (fd < 0)
+		return fd;
+	int rc = io_fstatat(fd, "", ret, AT_EMPTY_PATH);
+	return rc < 0 ? rc : TAKE_FD(fd);
 }
 
 static void file_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode, struct fuse_file_info *fi)
@@ -83,22 +110,15 @@ static void file_create(fuse_req_t req, fuse_ino_t parent, const char *name, mod
 	struct inode *dir = ops_inode(s, parent), *i;
 	struct fuse_entry_param e;
 	struct dir_owner owner;
-	struct dir_id id;
 	struct content *c;
 	struct stat st;
 	int rc = ops_gate(s);
 
 	if (rc == 0)
-		rc = inode_dir_id(&s->inodes, dir, &id);
-	if (rc == 0)
 		rc = ops_owner(s, req, dir, S_IFREG | mode, &owner);
 	if (rc == 0) {
-		CLEANUP_CLOSE int made = dir_create(s->v, dir->fd, &id, name, &owner);
-
-		rc = made < 0 ? made : 0;
-	}
-	if (rc == 0 || (rc == -EEXIST && !(fi->flags & O_EXCL))) {
-		int fd = dir_lookup(s->v, dir->fd, &id, name, &st);
+		int fd = device_tmpfile() ? file_make_nameless(s, dir, &owner, &st)
+					  : file_make(s, dir, name, &owner, fi->flags, &st);
 
 		rc = fd < 0 ? fd : ops_entry(s, fd, &st, &e);
 	}
@@ -154,7 +174,7 @@ static void file_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t s
 		return;
 	}
 	if (device_kill_privileges())
-		ops_kill_privileges(s, ops_inode(s, ino));
+		ops_kill_privileges(req, ops_inode(s, ino));
 	fuse_reply_write(req, size);
 }
 

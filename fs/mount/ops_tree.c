@@ -121,26 +121,42 @@ int ops_owner(struct session *s, fuse_req_t req, struct inode *dir, mode_t mode,
 	return 0;
 }
 
-void ops_kill_privileges(struct session *s, struct inode *i)
+/* Of root it does not matter: with CAP_FSETID the kernel asks after a chown alone, and then root keeps sgid. */
+static bool caller_in_group(fuse_req_t req, gid_t gid)
+{
+	const struct fuse_ctx *ctx = fuse_req_ctx(req);
+	bool found = ctx->uid == 0 || ctx->gid == gid;
+	int n = found ? 0 : fuse_req_getgroups(req, 0, NULL);
+	CLEANUP_FREE gid_t *groups = n > 0 ? calloc((size_t)n, sizeof(*groups)) : NULL;
+
+	n = groups ? MIN(fuse_req_getgroups(req, n, groups), n) : 0;
+	for (int k = 0; k < n; k++)
+		found |= groups[k] == gid;
+	return found;
+}
+
+void ops_kill_privileges(fuse_req_t req, struct inode *i)
 {
 	struct stat st;
 
 	if (io_fstatat(i->fd, "", &st, AT_EMPTY_PATH) == 0 && S_ISREG(st.st_mode)) {
 		mode_t mode = st.st_mode & 07777, less = mode & ~(mode_t)S_ISUID;
 
-		if (mode & S_IXGRP)
+		/* The kernel's rule, setattr_should_drop_sgid(): without group execution members keep it. */
+		if ((mode & S_ISGID) && ((mode & S_IXGRP) || !caller_in_group(req, st.st_gid)))
 			less &= ~(mode_t)S_ISGID;
 		if (less != mode)
 			(void)!io_chmod(i->fd, less);
 	}
-	(void)!xattr_remove(s->v, i->fd, i->type, "security.capability");
+	(void)!xattr_remove(ops_session(req)->v, i->fd, i->type, "security.capability");
 }
 
 /* ---- session ---- */
 
 static void tree_init(void *userdata, struct fuse_conn_info *conn)
 {
-	static const unsigned wanted = FUSE_CAP_ASYNC_READ | FUSE_CAP_EXPORT_SUPPORT | FUSE_CAP_DONT_MASK | FUSE_CAP_ASYNC_DIO |
+	/* Not FUSE_CAP_EXPORT_SUPPORT: a file handle may name an inode that has been forgotten, and our node ids are pointers. */
+	static const unsigned wanted = FUSE_CAP_ASYNC_READ | FUSE_CAP_DONT_MASK | FUSE_CAP_ASYNC_DIO |
 				       FUSE_CAP_WRITEBACK_CACHE | FUSE_CAP_PARALLEL_DIROPS | FUSE_CAP_POSIX_ACL |
 				       FUSE_CAP_CACHE_SYMLINKS | FUSE_CAP_READDIRPLUS | FUSE_CAP_READDIRPLUS_AUTO |
 				       FUSE_CAP_EXPLICIT_INVAL_DATA;
@@ -261,6 +277,8 @@ static void tree_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int 
 	(void)fi;
 	if (rc == 0)
 		rc = ops_gate(s);
+	if (rc == 0 && device_kill_privileges())
+		ops_kill_privileges(req, i);
 	if (rc == 0 && (to_set & FUSE_SET_ATTR_MODE)) {
 		rc = S_ISLNK(i->type) ? -EOPNOTSUPP : io_chmod(i->fd, attr->st_mode & 07777);
 	}
@@ -273,8 +291,6 @@ static void tree_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int 
 	}
 	if (rc == 0 && (to_set & FUSE_SET_ATTR_SIZE))
 		rc = setattr_size(s, i, (uint64_t)attr->st_size);
-	if (rc == 0 && device_kill_privileges())
-		ops_kill_privileges(s, i);
 	if (rc == 0 && (to_set & (FUSE_SET_ATTR_ATIME | FUSE_SET_ATTR_MTIME)))
 		rc = setattr_times(i, attr, to_set);
 	if (rc == 0 && to_set == (FUSE_SET_ATTR_MTIME | FUSE_SET_ATTR_CTIME))
@@ -563,12 +579,23 @@ static void tree_fsyncdir(fuse_req_t req, fuse_ino_t ino, int datasync, struct f
 
 /* ---- extended attributes ---- */
 
+/* An access ACL set by who is not in the owning group clears sgid, as chmod(2) does. */
+static int acl_clear_sgid(fuse_req_t req, const struct inode *i)
+{
+	struct stat st;
+	int rc = io_fstatat(i->fd, "", &st, AT_EMPTY_PATH);
+
+	return rc < 0 || !(st.st_mode & S_ISGID) || caller_in_group(req, st.st_gid) ? rc : io_chmod(i->fd, st.st_mode & 05777);
+}
+
 static void tree_setxattr(fuse_req_t req, fuse_ino_t ino, const char *name, const char *value, size_t size, int flags)
 {
 	struct session *s = ops_session(req);
 	struct inode *i = ops_inode(s, ino);
 	int rc = xattr_set(s->v, i->fd, i->type, name, value, size, flags);
 
+	if (rc == 0 && strcmp(name, "system.posix_acl_access") == 0)
+		rc = acl_clear_sgid(req, i);
 	pthread_mutex_lock(&i->lock);
 	i->default_acl = -1;
 	pthread_mutex_unlock(&i->lock);

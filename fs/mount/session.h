@@ -49,15 +49,17 @@ int ops_attr(struct session *s, struct inode *i, const struct stat *lower, struc
 int ops_entry(struct session *s, int fd, const struct stat *lower, struct fuse_entry_param *ret) MUST_CHECK;
 /* Who a new object in dir belongs to: setgid inheritance, umask unless a default ACL stands for it. */
 int ops_owner(struct session *s, fuse_req_t req, struct inode *dir, mode_t mode, struct dir_owner *ret) MUST_CHECK;
-/* Takes suid, sgid and file capabilities from an object somebody changes. */
-void ops_kill_privileges(struct session *s, struct inode *i);
+/* Takes suid, sgid and file capabilities from an object that the caller of req changes. */
+void ops_kill_privileges(fuse_req_t req, struct inode *i);
 
 /* device.c. Mounts and makes se; on failure nothing is left. */
 int device_mount(struct session *s) MUST_CHECK;
 /* Tells the kernel how to read ahead in, and how much to let be dirty of, the mount that fd is in; best effort. */
 void device_tune(int fd);
-/* Whether the request that this thread is serving asks to clear suid and sgid (FUSE_HANDLE_KILLPRIV_V2). */
+/* Of the request that this thread is serving: whether it asks to clear suid and sgid (FUSE_HANDLE_KILLPRIV_V2), and whether
+ * what libfuse calls a create is one without a name (O_TMPFILE). */
 bool device_kill_privileges(void);
+bool device_tmpfile(void);
 int device_loop(struct session *s) MUST_CHECK;
 
 /* seek.c: started before there are requests, ended when there are no more. queue: req is answered later. */

@@ -211,19 +211,25 @@ int dir_lookup(struct volume *v, int dirfd, const struct dir_id *id, const char 
 	return rc < 0 ? rc : TAKE_FD(fd);
 }
 
-/* D2. chown clears suid and sgid, so those bits come last. */
-static int dir_give(int dirfd, const char *lower, const struct dir_owner *owner)
+/* D2. chown clears suid and sgid, so those bits come last; the others are as a default ACL left them. */
+static int dir_give(int fd, const struct dir_owner *owner)
 {
+	struct stat st;
 	int rc = 0;
 
 	if (owner->uid != 0 || owner->gid != 0)
-		rc = io_fchownat(dirfd, lower, owner->uid, owner->gid, AT_SYMLINK_NOFOLLOW);
-	if (rc == 0 && (owner->mode & 07000) && !S_ISLNK(owner->mode)) {
-		CLEANUP_CLOSE int fd = io_openat(dirfd, lower, O_PATH | O_NOFOLLOW, 0);
+		rc = io_fchownat(fd, "", owner->uid, owner->gid, AT_EMPTY_PATH);
+	if (rc < 0 || !(owner->mode & 07000) || S_ISLNK(owner->mode))
+		return rc;
+	rc = io_fstatat(fd, "", &st, AT_EMPTY_PATH);
+	return rc < 0 ? rc : io_chmod(fd, (st.st_mode & 0777) | (owner->mode & 07000));
+}
 
-		rc = fd < 0 ? fd : io_chmod(fd, owner->mode & 07777);
-	}
-	return rc;
+static int dir_give_at(int dirfd, const char *lower, const struct dir_owner *owner)
+{
+	CLEANUP_CLOSE int fd = io_openat(dirfd, lower, O_PATH | O_NOFOLLOW, 0);
+
+	return fd < 0 ? fd : dir_give(fd, owner);
 }
 
 int dir_create(struct volume *v, int dirfd, const struct dir_id *id, const char *name, const struct dir_owner *owner)
@@ -238,13 +244,26 @@ int dir_create(struct volume *v, int dirfd, const struct dir_id *id, const char 
 		name_side_remove(dirfd, &lower);
 		return fd;
 	}
-	rc = dir_give(dirfd, lower.text, owner);
+	rc = dir_give(fd, owner);
 	if (rc < 0) {
 		(void)!io_unlinkat(dirfd, lower.text, 0);
 		name_side_remove(dirfd, &lower);
 		return rc;
 	}
 	return TAKE_FD(fd);
+}
+
+int dir_tmpfile(struct volume *v, int dirfd, const struct dir_owner *owner)
+{
+	int rc = volume_writable(v);
+
+	if (rc < 0)
+		return rc;
+	CLEANUP_CLOSE int fd = io_openat(dirfd, ".", O_RDWR | O_TMPFILE, owner->mode & 07777);
+	if (fd < 0)
+		return fd;
+	rc = dir_give(fd, owner);
+	return rc < 0 ? rc : TAKE_FD(fd);
 }
 
 int dir_mknod(struct volume *v, int dirfd, const struct dir_id *id, const char *name, const struct dir_owner *owner, dev_t dev)
@@ -256,7 +275,7 @@ int dir_mknod(struct volume *v, int dirfd, const struct dir_id *id, const char *
 		return rc;
 	rc = io_mknodat(dirfd, lower.text, owner->mode, dev);
 	if (rc == 0) {
-		rc = dir_give(dirfd, lower.text, owner);
+		rc = dir_give_at(dirfd, lower.text, owner);
 		if (rc < 0)
 			(void)!io_unlinkat(dirfd, lower.text, 0);
 	}
@@ -314,7 +333,7 @@ int dir_mkdir(struct volume *v, int dirfd, const struct dir_id *id, const char *
 		if (rc == 0)
 			rc = dir_inherit_acl(dirfd, fd, owner->mode);
 		if (rc == 0)
-			rc = dir_give(v->tmp_fd, tmp, owner);
+			rc = dir_give(fd, owner);
 		if (rc == 0)
 			rc = io_fsync(fd);
 		if (rc == 0)
@@ -522,11 +541,11 @@ int dir_symlink(struct volume *v, int dirfd, const struct dir_id *id, const char
 	volume_tmp_name(v, tmp);
 	rc = io_symlinkat(text, v->tmp_fd, tmp);
 	if (rc == 0) {
-		rc = dir_give(v->tmp_fd, tmp, owner);
-		if (rc == 0 && overflows) {
-			CLEANUP_CLOSE int fd = io_openat(v->tmp_fd, tmp, O_PATH | O_NOFOLLOW, 0);
+		CLEANUP_CLOSE int fd = io_openat(v->tmp_fd, tmp, O_PATH | O_NOFOLLOW, 0);
 
-			rc = fd < 0 ? fd : io_setxattr(fd, TARGET_OVERFLOW, sealed + TARGET_INLINE, len - TARGET_INLINE, 0);
+		rc = fd < 0 ? fd : dir_give(fd, owner);
+		if (rc == 0 && overflows) {
+			rc = io_setxattr(fd, TARGET_OVERFLOW, sealed + TARGET_INLINE, len - TARGET_INLINE, 0);
 			if (rc == -EOPNOTSUPP || rc == -EPERM)
 				rc = -ENAMETOOLONG;
 		}

@@ -46,6 +46,8 @@ int dir_lower_name(struct volume *v, const struct dir_id *id, const char *name, 
 int dir_lookup(struct volume *v, int dirfd, const struct dir_id *id, const char *name, struct stat *ret_st) MUST_CHECK;
 /* New regular file, open for reading and writing. */
 int dir_create(struct volume *v, int dirfd, const struct dir_id *id, const char *name, const struct dir_owner *owner) MUST_CHECK;
+/* The same without a name, which dir_link may give it; it is gone with its last descriptor otherwise. */
+int dir_tmpfile(struct volume *v, int dirfd, const struct dir_owner *owner) MUST_CHECK;
 int dir_mkdir(struct volume *v, int dirfd, const struct dir_id *id, const char *name, const struct dir_owner *owner) MUST_CHECK;
 int dir_mknod(struct volume *v, int dirfd, const struct dir_id *id, const char *name, const struct dir_owner *owner, dev_t dev) MUST_CHECK;
 int dir_symlink(struct volume *v, int dirfd, const struct dir_id *id, const char *name, const struct dir_owner *owner, const char *target) MUST_CHECK;

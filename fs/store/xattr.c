@@ -1,13 +1,22 @@
-/* xattr: see xattr.h. A sealed value starts with one zero byte, so that an empty value has something to seal. */
+/* xattr: see xattr.h. */
 #include "store/xattr.h"
 
 #include "base/io.h"
 #include "store/crypto.h"
 
+#include <linux/limits.h>
 #include <string.h>
 #include <sys/xattr.h>
 
 #define NAME_AD "xattr name"
+
+/* An attribute as the lower file system has it. */
+struct lower_xattr {
+	char name[XATTR_NAME_MAX + 1];
+	const char *ad; /* what the value is bound to */
+	size_t ad_len;
+	size_t kept; /* length of the name that stands before the value: 0 for a short one */
+};
 
 static const char *xattr_prefix(mode_t mode)
 {
@@ -19,21 +28,36 @@ static bool xattr_is_raw(const char *name)
 	return strcmp(name, "system.posix_acl_access") == 0 || strcmp(name, "system.posix_acl_default") == 0;
 }
 
-static int xattr_lower_name(struct volume *v, mode_t mode, const char *name, char ret[256])
+/* name is borrowed by ret. */
+static int xattr_lower(struct volume *v, mode_t mode, const char *name, struct lower_xattr *ret)
 {
-	uint8_t sealed[XATTR_PLAIN_MAX + SIV_SIZE];
+	uint8_t sealed[XATTR_NAME_MAX + SIV_SIZE], hash[32];
 	size_t len = strlen(name);
 
 	if (strncmp(name, "user.", 5) != 0 && strncmp(name, "trusted.", 8) != 0 && strncmp(name, "security.", 9) != 0)
 		return -EOPNOTSUPP;
 	if (strchr(name, '.') == name + len - 1)
 		return -EINVAL; /* a prefix alone */
-	if (len > XATTR_PLAIN_MAX)
+	if (len > XATTR_NAME_MAX)
 		return -ERANGE;
-	strcpy(ret, xattr_prefix(mode));
+	strcpy(ret->name, xattr_prefix(mode));
+	char *rest = ret->name + strlen(ret->name);
 	int rc = crypto_siv_seal(v->names, NAME_AD, sizeof(NAME_AD), name, len, sealed);
-	if (rc == 0)
-		base64url_encode(sealed, len + SIV_SIZE, ret + strlen(ret));
+	if (rc < 0)
+		return rc;
+	if (strlen(ret->name) + BASE64URL_LEN(len + SIV_SIZE) <= XATTR_NAME_MAX) {
+		base64url_encode(sealed, len + SIV_SIZE, rest);
+		ret->ad = name;
+		ret->ad_len = len;
+		ret->kept = 0;
+		return 0;
+	}
+	rc = crypto_sha256(sealed, len + SIV_SIZE, hash);
+	rest[0] = '+';
+	base64url_encode(hash, sizeof(hash), rest + 1);
+	ret->ad = rest;
+	ret->ad_len = strlen(rest);
+	ret->kept = len;
 	return rc;
 }
 
@@ -44,70 +68,116 @@ static int xattr_refused(struct volume *v)
 	return -EBADMSG;
 }
 
+/* What is sealed under the lower name, length byte first; its length. The caller frees. */
+static ssize_t xattr_open(struct volume *v, int fd, const char *lower, const char *ad, size_t ad_len, uint8_t **ret)
+{
+	size_t room = 4096; /* ext4's largest, so one call is enough */
+	ssize_t len;
+
+	for (;;) {
+		CLEANUP_FREE uint8_t *sealed = malloc(room), *plain = malloc(room);
+
+		if (!sealed || !plain)
+			return -ENOMEM;
+		len = io_getxattr(fd, lower, sealed, room);
+		if (len == -ERANGE && room < XATTR_SIZE_MAX) {
+			room = XATTR_SIZE_MAX;
+			continue;
+		}
+		if (len < 0)
+			return len;
+		if (len <= (ssize_t)SIV_SIZE)
+			return xattr_refused(v);
+		int rc = crypto_siv_open(v->names, ad, ad_len, sealed, (size_t)len, plain);
+		if (rc < 0)
+			return rc == -EBADMSG ? xattr_refused(v) : rc;
+		*ret = TAKE_PTR(plain);
+		return len - (ssize_t)SIV_SIZE;
+	}
+}
+
 ssize_t xattr_get(struct volume *v, int fd, mode_t mode, const char *name, void *ret, size_t size)
 {
-	char lower[256];
+	CLEANUP_FREE uint8_t *plain = NULL;
+	struct lower_xattr lower;
 
 	if (xattr_is_raw(name))
 		return io_getxattr(fd, name, ret, size);
-	int rc = xattr_lower_name(v, mode, name, lower);
+	int rc = xattr_lower(v, mode, name, &lower);
 	if (rc < 0)
-		return rc == -ERANGE ? -ENODATA : rc;
-	ssize_t len = io_getxattr(fd, lower, NULL, 0);
+		return rc;
+	ssize_t len = xattr_open(v, fd, lower.name, lower.ad, lower.ad_len, &plain), skip = 1 + (ssize_t)lower.kept;
 	if (len < 0)
 		return len;
-	if (len <= (ssize_t)SIV_SIZE)
+	if (plain[0] != lower.kept || len < skip || memcmp(plain + 1, name, lower.kept) != 0)
 		return xattr_refused(v);
+	len -= skip;
 	if (size == 0)
-		return len - (ssize_t)SIV_SIZE - 1;
-	CLEANUP_FREE uint8_t *sealed = malloc(2 * (size_t)len);
-	if (!sealed)
-		return -ENOMEM;
-	uint8_t *plain = sealed + len;
-	len = io_getxattr(fd, lower, sealed, (size_t)len);
-	if (len < 0)
 		return len;
-	rc = crypto_siv_open(v->names, name, strlen(name), sealed, (size_t)len, plain);
-	if (rc < 0)
-		return rc == -EBADMSG ? xattr_refused(v) : rc;
-	len -= (ssize_t)SIV_SIZE + 1;
 	if ((size_t)len > size)
 		return -ERANGE;
-	memcpy(ret, plain + 1, (size_t)len);
+	memcpy(ret, plain + skip, (size_t)len);
 	return len;
 }
 
 int xattr_set(struct volume *v, int fd, mode_t mode, const char *name, const void *value, size_t len, int flags)
 {
-	char lower[256];
+	struct lower_xattr lower;
 	int rc = volume_writable(v);
 
 	if (rc < 0)
 		return rc;
 	if (xattr_is_raw(name))
 		return io_setxattr(fd, name, value, len, flags);
-	rc = xattr_lower_name(v, mode, name, lower);
+	rc = xattr_lower(v, mode, name, &lower);
 	if (rc < 0)
 		return rc;
 	if (len > XATTR_SIZE_MAX)
 		return -E2BIG;
-	CLEANUP_FREE uint8_t *plain = malloc(2 * (len + 1) + SIV_SIZE);
-	if (!plain)
+	size_t plain_len = 1 + lower.kept + len;
+	CLEANUP_FREE uint8_t *plain = malloc(plain_len), *sealed = malloc(plain_len + SIV_SIZE);
+	if (!plain || !sealed)
 		return -ENOMEM;
-	uint8_t *sealed = plain + len + 1;
-	plain[0] = 0;
-	memcpy(plain + 1, value, len);
-	rc = crypto_siv_seal(v->names, name, strlen(name), plain, len + 1, sealed);
+	plain[0] = (uint8_t)lower.kept;
+	memcpy(plain + 1, name, lower.kept);
+	memcpy(plain + 1 + lower.kept, value, len);
+	rc = crypto_siv_seal(v->names, lower.ad, lower.ad_len, plain, plain_len, sealed);
 	if (rc == 0)
-		rc = io_setxattr(fd, lower, sealed, len + 1 + SIV_SIZE, flags);
+		rc = io_setxattr(fd, lower.name, sealed, plain_len + SIV_SIZE, flags);
 	return rc == -E2BIG ? -ENOSPC : rc;
+}
+
+/* The plain name of a lower one, without its NUL; its length. */
+static ssize_t xattr_plain_name(struct volume *v, int fd, mode_t mode, const char *lower, char ret[XATTR_NAME_MAX + 1])
+{
+	const char *rest = lower + strlen(xattr_prefix(mode));
+	uint8_t sealed[XATTR_NAME_MAX];
+	CLEANUP_FREE uint8_t *plain = NULL;
+	struct lower_xattr again;
+	size_t n;
+
+	if (rest[0] != '+') {
+		int rc = base64url_decode(rest, strlen(rest), sealed, sizeof(sealed), &n);
+
+		if (rc == 0 && n > SIV_SIZE)
+			rc = crypto_siv_open(v->names, NAME_AD, sizeof(NAME_AD), sealed, n, (uint8_t *)ret);
+		return rc < 0 || n <= SIV_SIZE ? xattr_refused(v) : (ssize_t)(n - SIV_SIZE);
+	}
+	ssize_t len = xattr_open(v, fd, lower, rest, strlen(rest), &plain);
+	if (len < 0)
+		return len;
+	if (plain[0] == 0 || len < 1 + plain[0])
+		return xattr_refused(v);
+	memcpy(ret, plain + 1, plain[0]);
+	ret[plain[0]] = '\0';
+	return xattr_lower(v, mode, ret, &again) < 0 || strcmp(again.name, lower) != 0 ? xattr_refused(v) : plain[0];
 }
 
 ssize_t xattr_list(struct volume *v, int fd, mode_t mode, char *ret, size_t size)
 {
 	const char *prefix = xattr_prefix(mode);
-	size_t prefix_len = strlen(prefix), used = 0, n;
-	ssize_t len = io_listxattr(fd, NULL, 0);
+	size_t prefix_len = strlen(prefix), used = 0;
+	ssize_t len = io_listxattr(fd, NULL, 0), n;
 
 	if (len <= 0)
 		return len;
@@ -118,44 +188,39 @@ ssize_t xattr_list(struct volume *v, int fd, mode_t mode, char *ret, size_t size
 	if (len < 0)
 		return len;
 	for (const char *p = lower; p < lower + len; p += strlen(p) + 1) {
-		uint8_t sealed[XATTR_PLAIN_MAX + SIV_SIZE];
-		char name[XATTR_PLAIN_MAX + 1];
+		char name[XATTR_NAME_MAX + 1];
 
 		if (xattr_is_raw(p)) {
-			n = strlen(p);
-			memcpy(name, p, n);
+			n = (ssize_t)strlen(p);
+			memcpy(name, p, (size_t)n);
 		} else if (strncmp(p, prefix, prefix_len) == 0 && strcmp(p, "trusted.t.target") != 0) {
-			int rc = base64url_decode(p + prefix_len, strlen(p + prefix_len), sealed, sizeof(sealed), &n);
-
-			if (rc == 0)
-				rc = crypto_siv_open(v->names, NAME_AD, sizeof(NAME_AD), sealed, n, (uint8_t *)name);
-			if (rc < 0) {
-				(void)xattr_refused(v);
+			n = xattr_plain_name(v, fd, mode, p, name);
+			if (n == -ENOMEM)
+				return n;
+			if (n < 0) /* refused, or gone since */
 				continue;
-			}
-			n -= SIV_SIZE;
 		} else {
 			continue;
 		}
 		name[n] = '\0';
-		if (size && used + n + 1 > size)
+		if (size && used + (size_t)n + 1 > size)
 			return -ERANGE;
 		if (size)
-			memcpy(ret + used, name, n + 1);
-		used += n + 1;
+			memcpy(ret + used, name, (size_t)n + 1);
+		used += (size_t)n + 1;
 	}
 	return (ssize_t)used;
 }
 
 int xattr_remove(struct volume *v, int fd, mode_t mode, const char *name)
 {
-	char lower[256];
+	struct lower_xattr lower;
 	int rc = volume_writable(v);
 
 	if (rc < 0)
 		return rc;
 	if (xattr_is_raw(name))
 		return io_removexattr(fd, name);
-	rc = xattr_lower_name(v, mode, name, lower);
-	return rc < 0 ? rc : io_removexattr(fd, lower);
+	rc = xattr_lower(v, mode, name, &lower);
+	return rc < 0 ? rc : io_removexattr(fd, lower.name);
 }

@@ -11,7 +11,7 @@ import traceback
 
 import tdefs
 
-AT_FDCWD = -100
+AT_FDCWD, AT_SYMLINK_FOLLOW = -100, 0x400
 FALLOC_KEEP, FALLOC_PUNCH, FALLOC_COLLAPSE, FALLOC_ZERO, FALLOC_INSERT = 1, 2, 8, 16, 32
 NOREPLACE, EXCHANGE, WHITEOUT = 1, 2, 4
 libc = tdefs.libc
@@ -40,6 +40,11 @@ def renameat2(old, new, flags):
 
 def fallocate(fd, mode, offset, length):
     _c(libc.fallocate, fd, mode, ctypes.c_long(offset), ctypes.c_long(length))
+
+
+def link_fd(fd, new):
+    """Gives an open file a name, as open(2) shows for O_TMPFILE."""
+    _c(libc.linkat, AT_FDCWD, b"/proc/self/fd/%d" % fd, AT_FDCWD, os.fsencode(new), AT_SYMLINK_FOLLOW)
 
 
 def make(path, content=b"", mode=0o644):

@@ -9,7 +9,7 @@ import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../lib"))
 import tdefs
-from sidebyside import (EXCHANGE, NOREPLACE, as_ids, brief, call, compare, make, read, renameat2)
+from sidebyside import (EXCHANGE, NOREPLACE, as_ids, brief, call, compare, link_fd, make, read, renameat2)
 
 USER, OTHER = 12345, 23456      # need no account
 
@@ -66,6 +66,38 @@ def unlinked_but_open(d):
     yield os.fstat(h).st_nlink, call(os.open, "x", os.O_CREAT | os.O_WRONLY, dir_fd=h), os.listdir(h)
     for f in (fd, g, h):
         os.close(f)
+
+
+def nameless(d):
+    os.chmod(".", 0o777)
+    fd = os.open(".", os.O_TMPFILE | os.O_RDWR, 0o640)
+    s = os.fstat(fd)
+    yield s.st_nlink, stat.filemode(s.st_mode), s.st_uid, s.st_gid, s.st_size
+    os.write(fd, b"x" * 5000)
+    os.fsync(fd)
+    yield os.pread(fd, 10, 4995), os.listdir(".")
+    link_fd(fd, "named")
+    yield brief("named"), read("named") == b"x" * 5000, os.fstat(fd).st_nlink, os.listdir(".")
+    os.pwrite(fd, b"y", 0)
+    yield read("named")[:2], call(link_fd, fd, "named"), call(link_fd, fd, "second"), brief("second")
+    os.unlink("named")
+    os.unlink("second")
+    yield os.fstat(fd).st_nlink, call(link_fd, fd, "again")
+    os.close(fd)
+    fd = os.open(".", os.O_TMPFILE | os.O_RDWR | os.O_EXCL, 0o640)
+    yield call(link_fd, fd, "x")
+    os.close(fd)
+    yield call(os.open, ".", os.O_TMPFILE | os.O_RDONLY), call(os.open, "none", os.O_TMPFILE | os.O_RDWR)
+
+    def made(folder, mode):
+        s = os.stat(os.open(folder, os.O_TMPFILE | os.O_WRONLY, mode))
+        return stat.filemode(s.st_mode), s.st_uid, s.st_gid
+
+    os.mkdir("sg")
+    os.chown("sg", 0, OTHER)
+    os.chmod("sg", 0o2777)
+    os.mkdir("closed", 0o700)
+    yield [as_ids(USER, USER, made, f, mode) for f in (".", "sg", "closed") for mode in (0o600, 0o777, 0o6755)]
 
 
 def hard_links(d):
@@ -263,16 +295,19 @@ def suid_clearing(d):
     os.chmod(".", 0o777)
     for mode in (0o4777, 0o2777, 0o6777, 0o2767, 0o6755):
         n = "%o" % mode
-        for what in ("w", "t", "o", "c", "r"):
+        for what in "wtocrghsd":
             setup(what + n, mode)
         yield as_ids(USER, USER, writes, "w" + n), brief("w" + n)
-        if mode != 0o2767:      # sgid without group execution: the kernel does not say who writes (README, differences)
-            yield as_ids(OTHER, OTHER, writes, "w" + n), brief("w" + n)
+        yield as_ids(OTHER, USER, writes, "g" + n), brief("g" + n)
+        yield as_ids(OTHER, OTHER, writes, "h" + n, groups=(1, USER)), brief("h" + n)
+        yield as_ids(OTHER, OTHER, writes, "w" + n), brief("w" + n)
+        yield as_ids(OTHER, OTHER, os.truncate, "s" + n, 5), brief("s" + n)
         yield as_ids(USER, USER, os.truncate, "t" + n, 5), brief("t" + n)
         yield as_ids(USER, USER, os.open, "o" + n, os.O_WRONLY | os.O_TRUNC) != "", brief("o" + n)
         yield as_ids(USER, USER, os.chown, "c" + n, USER, USER), brief("c" + n)
         os.chown("c" + n, OTHER, OTHER)
         yield brief("c" + n)
+        yield as_ids(USER, OTHER, os.chown, "d" + n, -1, OTHER), brief("d" + n)
         writes("r" + n)
         yield brief("r" + n)
     setup("m", 0o755)
@@ -294,6 +329,18 @@ def xattrs(d):
     os.setxattr("f", "user.bin", bytes(range(256)))
     yield os.getxattr("f", "user.a"), os.getxattr("f", "user.bin")
     yield call(os.setxattr, "f", "user." + "n" * 251, b"x"), call(os.setxattr, "f", "user.", b"x")
+    os.symlink("f", "long")
+    for n in (167, 168, 170, 171, 200, 255):
+        for path, prefix in (("f", "user."), ("f", "security."), ("long", "trusted."), ("long", "security.")):
+            name = prefix.ljust(n, "x")
+            os.setxattr(path, name, b"of %d" % n, follow_symlinks=False)
+            yield os.getxattr(path, name, follow_symlinks=False), name in os.listxattr(path, follow_symlinks=False)
+            yield call(os.setxattr, path, name, b"", os.XATTR_CREATE, follow_symlinks=False)
+            os.setxattr(path, name, b"", os.XATTR_REPLACE, follow_symlinks=False)
+            yield os.getxattr(path, name, follow_symlinks=False)
+            os.removexattr(path, name, follow_symlinks=False)
+            yield call(os.getxattr, path, name, follow_symlinks=False)
+            yield call(os.setxattr, path, name, b"", os.XATTR_REPLACE, follow_symlinks=False)
     yield call(os.setxattr, "f", "nonsense", b"x"), call(os.setxattr, "f", "system.nonsense", b"x")
     os.setxattr("sub", "user.d", b"directory")
     yield os.getxattr("sub", "user.d"), call(os.setxattr, "l", "user.x", b"", follow_symlinks=False)
@@ -344,6 +391,18 @@ def acls(d):
         yield [call(os.getxattr, "sub/%s%o" % (k, mask), "system.posix_acl_access") for k in "fdp"]
         yield call(os.getxattr, "sub/d%o" % mask, "system.posix_acl_default"), call(
             os.getxattr, "sub/f%o" % mask, "system.posix_acl_default")
+    os.chown("sub", USER, OTHER)
+    os.chmod("sub", 0o2777)
+    for maker in ((USER, USER), (USER, OTHER)):
+        n = "%d" % maker[1]
+        yield as_ids(*maker, os.mkdir, "sub/sgd" + n), brief("sub/sgd" + n), call(os.getxattr, "sub/sgd" + n, "system.posix_acl_access")
+        yield as_ids(*maker, make, "sub/sgf" + n, b"", 0o6777), brief("sub/sgf" + n)
+        for p, mode in (("f" + n, 0o2777), ("d" + n, 0o2755)):
+            make(p) if p[0] == "f" else os.mkdir(p)
+            os.chown(p, USER, OTHER)
+            os.chmod(p, mode)
+            yield as_ids(*maker, os.setxattr, p, "system.posix_acl_access", acl(("u", 7, NOBODY), ("U", 5, 3), ("g", 7, NOBODY),
+                         ("m", 7, NOBODY), ("o", 5, NOBODY))), brief(p)
     yield call(os.setxattr, "f", "system.posix_acl_default", acl(("u", 6, NOBODY), ("g", 4, NOBODY), ("o", 0, NOBODY)))
     yield call(os.setxattr, "f", "system.posix_acl_access", b"rubbish")
     yield call(os.removexattr, "f", "system.posix_acl_access"), call(os.getxattr, "f", "system.posix_acl_access"), brief("f")
@@ -374,6 +433,8 @@ def times(d):
     yield moved(lambda: os.chmod("f", 0o600), "ctime"), moved(lambda: os.setxattr("f", "user.x", b""), "ctime")
     yield moved(lambda: (os.link("f", "g"), os.unlink("g")), "ctime")
     yield moved(lambda: os.rename("f", "f2") or os.rename("f2", "f"), "ctime")
+    os.mkfifo("fifo")
+    yield [moved(lambda: os.chown(p, -1, -1), "ctime", p) for p in ("f", "fifo", ".")]
     yield moved(lambda: (make("n"), os.unlink("n")), "mtime", "."), moved(lambda: os.utime("f"), "mtime")
     os.utime("f", ns=(5, 7))
     os.fsync(fd)
@@ -434,7 +495,7 @@ def main():
     plain = os.path.join(base, "plain")
     os.mkdir(plain)
     os.chmod(worker.mnt, 0o755)
-    compare([create_flags, unlinked_but_open, hard_links, renames, directories, names, symlinks, special_files, owners,
+    compare([create_flags, unlinked_but_open, nameless, hard_links, renames, directories, names, symlinks, special_files, owners,
              suid_clearing, xattrs, acls, times, truncates, readdir_stable], worker.mnt, plain)
     worker.stop()
 

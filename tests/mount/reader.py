@@ -66,6 +66,9 @@ def fill(root, sizes=(0, 1, 4095, 4096, 4097, 128 * 4096, 128 * 4096 + 5, 300 * 
     os.setxattr(root + "/dir", "user.colour", b"blue")
     os.setxattr(root + "/sparse", "user.empty", b"")
     os.setxattr(root + "/link", "trusted.note", b"n" * 100, follow_symlinks=False)
+    for n in (165, 168, 170, 171, 255):
+        os.setxattr(root + "/sparse", "user.".ljust(n, "x"), b"long")
+        os.setxattr(root + "/link", "trusted.".ljust(n, "x"), b"long", follow_symlinks=False)
 
 
 if __name__ == "__main__":

@@ -121,10 +121,18 @@ class Store:
         prefix = "user.t." if kind in "fd" else "trusted.t."
         for lower in os.listxattr(path, follow_symlinks=False):
             if lower.startswith(prefix) and lower != "trusted.t.target":
-                name = self.open_name(unbase64(lower[len(prefix):]), b"xattr name\0")
-                value = self.open_name(os.getxattr(path, lower, follow_symlinks=False), name)
-                assert value[:1] == b"\0"
-                yield os.fsdecode(name), value[1:]
+                rest, sealed = lower[len(prefix):], os.getxattr(path, lower, follow_symlinks=False)
+                if rest.startswith("+"):
+                    value = self.open_name(sealed, rest.encode())
+                    name, value = value[1:1 + value[0]], value[1 + value[0]:]
+                    digest = hashlib.sha256(AESSIV(self.names).encrypt(name, [b"xattr name\0"])).digest()
+                    assert unbase64(rest[1:]) == digest, "a long name that is not its hash's"
+                else:
+                    name = self.open_name(unbase64(rest), b"xattr name\0")
+                    value = self.open_name(sealed, name)
+                    assert value[:1] == b"\0"
+                    value = value[1:]
+                yield os.fsdecode(name), value
 
     def walk(self, lower, plain):
         ident = self.directory_id(lower)
