@@ -107,18 +107,29 @@ void inode_ref(struct inode_table *t, struct inode *i)
 
 void inode_put(struct inode_table *t, struct inode *i, uint64_t refs)
 {
-	bool last = false;
-
 	pthread_mutex_lock(&t->lock);
 	i->refs -= MIN(refs, i->refs);
-	if (i->refs == 0) {
+	/* While its content closes a lookup finds the object still: there must never be two contents of one file. */
+	while (i->refs == 0 && i->content && i->opens == 0) {
+		i->refs = 1;
+		pthread_mutex_unlock(&t->lock);
+		pthread_mutex_lock(&i->lock);
+		if (i->opens == 0) {
+			content_close(i->content);
+			i->content = NULL;
+		}
+		pthread_mutex_unlock(&i->lock);
+		pthread_mutex_lock(&t->lock);
+		i->refs--;
+	}
+	bool last = i->refs == 0;
+	if (last) {
 		struct inode **p = &t->buckets[inode_bucket(t, i->ino)];
 
 		while (*p != i)
 			p = &(*p)->next;
 		*p = i->next;
 		t->count--;
-		last = true;
 	}
 	pthread_mutex_unlock(&t->lock);
 	if (last)

@@ -267,6 +267,21 @@ static int setattr_stat_without_times(const struct inode *i, const struct stat *
 	return 0;
 }
 
+/* chown(-1, -1), which the kernel sends with nothing to set and without a check: it takes suid and sgid, if only the owner's
+ * (or root's) does. */
+static int setattr_nothing(fuse_req_t req, struct inode *i)
+{
+	uid_t caller = fuse_req_ctx(req)->uid;
+	struct stat st;
+	int rc = io_fstatat(i->fd, "", &st, AT_EMPTY_PATH);
+
+	if (rc == 0 && (caller == 0 || caller == st.st_uid))
+		rc = io_fchownat(i->fd, "", (uid_t)-1, (gid_t)-1, AT_EMPTY_PATH);
+	else if (rc == 0 && !S_ISDIR(i->type) && ((st.st_mode & S_ISUID) || (~st.st_mode & (S_ISGID | S_IXGRP)) == 0))
+		rc = -EPERM;
+	return rc;
+}
+
 static void tree_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int to_set, struct fuse_file_info *fi)
 {
 	struct session *s = ops_session(req);
@@ -282,8 +297,9 @@ static void tree_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int 
 	if (rc == 0 && (to_set & FUSE_SET_ATTR_MODE)) {
 		rc = S_ISLNK(i->type) ? -EOPNOTSUPP : io_chmod(i->fd, attr->st_mode & 07777);
 	}
-	/* chown(-1, -1) changes nothing but takes suid and sgid; it comes without owner and group. */
-	if (rc == 0 && ((to_set & (FUSE_SET_ATTR_UID | FUSE_SET_ATTR_GID)) || !(to_set & ~FUSE_SET_ATTR_CTIME))) {
+	if (rc == 0 && !(to_set & ~FUSE_SET_ATTR_CTIME))
+		rc = setattr_nothing(req, i);
+	if (rc == 0 && (to_set & (FUSE_SET_ATTR_UID | FUSE_SET_ATTR_GID))) {
 		rc = io_fchownat(i->fd, "", to_set & FUSE_SET_ATTR_UID ? attr->st_uid : (uid_t)-1,
 			to_set & FUSE_SET_ATTR_GID ? attr->st_gid : (gid_t)-1, AT_EMPTY_PATH);
 		if (rc == 0 && S_ISREG(i->type))

@@ -51,6 +51,8 @@ REGRESSIONS = [
     # chown(-1, -1) took sgid from the kernel's copy of the mode alone, or not at all
     [("create", "a", 1, 25), ("chmod", "a", 0o2777), ("chown", "a", -1, -1), ("stat", "a"), ("remount",),
      ("mknod", "b", stat.S_IFCHR | 0o6666, os.makedev(1, 3)), ("chown", "b", -1, -1), ("stat", "b"), ("remount",)],
+    # chown(-1, -1) by a stranger took suid
+    [("create", "c", 4097, 156), ("chmod", "c", 0o4711), ("as_user", 2, 1, 63, "chown", "c", -1, -1), ("stat", "c"), ("remount",)],
     # written within the tick in which it was made, a file's mtime was that of its write-back after the kernel forgot it
     [("create", "a", 4096, 18), ("kill",), ("create", "b", 4096, 19), ("remount",)],
 ]
