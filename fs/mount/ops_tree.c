@@ -267,8 +267,13 @@ static int setattr_stat_without_times(const struct inode *i, const struct stat *
 	return 0;
 }
 
-/* chown(-1, -1), which the kernel sends with nothing to set and without a check: it takes suid and sgid, if only the owner's
- * (or root's) does. */
+/* chown(-1, -1), which the kernel sends without a check and with nothing to set, or ctime where it keeps that itself: it takes suid
+ * and sgid, if only the owner's (or root's) does. */
+static bool setattr_is_nothing(const struct inode *i, int to_set)
+{
+	return to_set == (S_ISREG(i->type) ? FUSE_SET_ATTR_CTIME : 0);
+}
+
 static int setattr_nothing(fuse_req_t req, struct inode *i)
 {
 	uid_t caller = fuse_req_ctx(req)->uid;
@@ -297,7 +302,7 @@ static void tree_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int 
 	if (rc == 0 && (to_set & FUSE_SET_ATTR_MODE)) {
 		rc = S_ISLNK(i->type) ? -EOPNOTSUPP : io_chmod(i->fd, attr->st_mode & 07777);
 	}
-	if (rc == 0 && !(to_set & ~FUSE_SET_ATTR_CTIME))
+	if (rc == 0 && setattr_is_nothing(i, to_set))
 		rc = setattr_nothing(req, i);
 	if (rc == 0 && (to_set & (FUSE_SET_ATTR_UID | FUSE_SET_ATTR_GID))) {
 		rc = io_fchownat(i->fd, "", to_set & FUSE_SET_ATTR_UID ? attr->st_uid : (uid_t)-1,

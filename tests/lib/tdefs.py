@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -216,7 +217,11 @@ class Worker:
             self.process = subprocess.Popen(
                 [BIN + "/tdefs-mount", "--name", self.name, "--store", self.store, "--mountpoint", self.mnt,
                  "--socket", self.socket] + self.arguments, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-        wait_for(lambda: os.path.exists(self.socket) or self.process.poll() is not None, "the worker's socket")
+        wait_for(lambda: self._listens() or self.process.poll() is not None, "the worker's socket")
+
+    def _listens(self):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as s:
+            return s.connect_ex(self.socket) == 0
 
     def start(self):
         self.launch()

@@ -53,6 +53,9 @@ REGRESSIONS = [
      ("mknod", "b", stat.S_IFCHR | 0o6666, os.makedev(1, 3)), ("chown", "b", -1, -1), ("stat", "b"), ("remount",)],
     # chown(-1, -1) by a stranger took suid
     [("create", "c", 4097, 156), ("chmod", "c", 0o4711), ("as_user", 2, 1, 63, "chown", "c", -1, -1), ("stat", "c"), ("remount",)],
+    # a stranger who may write was refused when that took suid
+    [("open", "a", 1, os.O_RDWR | os.O_CREAT), ("fchmod", 1, 0o4711), ("open", "a", 3, os.O_RDWR),
+     ("as_user", 2, 1, 18, "pwrite", 3, 884736, 16384, 243), ("stat", "a"), ("remount",)],
     # written within the tick in which it was made, a file's mtime was that of its write-back after the kernel forgot it
     [("create", "a", 4096, 18), ("kill",), ("create", "b", 4096, 19), ("remount",)],
 ]

@@ -52,7 +52,7 @@ int main(int argc, char **argv)
 		} else if (strcmp(argv[1], "scrub") == 0) {
 			m.type = LINK_SCRUB;
 			m.flag = argc > 3;
-		} else {
+		} else if (rc == 0) {
 			rc = -EINVAL;
 		}
 		if (rc == 0)
