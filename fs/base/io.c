@@ -2,6 +2,7 @@
 #include "base/io.h"
 
 #include <fcntl.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/syscall.h>
@@ -50,8 +51,6 @@ int io_openat(int dirfd, const char *path, int flags, mode_t mode)
 	return (int)IO_CALL(openat(dirfd, path, flags | O_CLOEXEC, mode), .op = IO_OPEN, .fd = dirfd, .path = path,
 		.flags = (unsigned)flags, .mode = mode);
 }
-
-#define IO_IOV_MAX 64
 
 static uint64_t iov_len(const struct iovec *iov, int n)
 {
@@ -110,6 +109,41 @@ int io_preadv_full(int fd, const struct iovec *iov, int n, uint64_t off, uint64_
 	return 0;
 }
 
+/* ---- writes under way ---- */
+
+/* A thread takes a free place, beginning where its own number points. Without one it writes all the same: there are more
+ * places than a worker has threads. */
+static struct flight {
+	_Atomic(const struct iovec *) iov;
+	int count;
+} flights[IO_FLIGHTS];
+
+static struct flight *flight_begin(const struct iovec *iov, int count)
+{
+	size_t start = (size_t)((uintptr_t)&errno >> 12) % IO_FLIGHTS;
+
+	for (size_t k = 0; k < IO_FLIGHTS; k++) {
+		struct flight *f = &flights[(start + k) % IO_FLIGHTS];
+		const struct iovec *none = NULL;
+
+		if (atomic_compare_exchange_strong(&f->iov, &none, iov)) {
+			f->count = count;
+			return f;
+		}
+	}
+	return NULL;
+}
+
+void io_flights(void (*fn)(void *ctx, const void *p, size_t len), void *ctx)
+{
+	for (size_t k = 0; k < IO_FLIGHTS; k++) {
+		const struct iovec *iov = atomic_load(&flights[k].iov);
+
+		for (int i = 0; iov && i < flights[k].count; i++)
+			fn(ctx, iov[i].iov_base, iov[i].iov_len);
+	}
+}
+
 int io_pwritev_full(int fd, const struct iovec *iov, int n, uint64_t off)
 {
 	struct iovec part[IO_IOV_MAX];
@@ -125,11 +159,15 @@ int io_pwritev_full(int fd, const struct iovec *iov, int n, uint64_t off)
 		if (rc == 0 && ev.len < want)
 			k = iov_window(iov, n, done, ev.len, part);
 		if (rc == 0) {
+			struct flight *flight = flight_begin(part, k);
+
 			do
 				rc = pwritev(fd, part, k, (off_t)(off + done));
 			while (rc < 0 && errno == EINTR);
 			if (rc < 0)
 				rc = -errno;
+			if (flight)
+				atomic_store(&flight->iov, NULL);
 		}
 		ev.iov_count = k;
 		io_after(&ev, rc);

@@ -38,6 +38,11 @@ struct io_hook {
 };
 void io_set_hook(const struct io_hook *hook);
 
+/* Calls fn for every piece of memory that a write under way reads from, of whichever thread. */
+#define IO_FLIGHTS 320
+#define IO_IOV_MAX 64
+void io_flights(void (*fn)(void *ctx, const void *p, size_t len), void *ctx);
+
 int io_openat(int dirfd, const char *path, int flags, mode_t mode) MUST_CHECK;
 /* The whole range or an error: short reads at the end of the file are zero-filled and counted in ret_len (may be
  * NULL); a short write goes on where it stopped and ends with the error that explains it. iov is not changed. */

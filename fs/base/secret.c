@@ -48,7 +48,8 @@ int secret_init(size_t len)
 	if (rc == 0)
 		return -ENOMEM;
 	heap_locked = rc == 1; /* 2: made, but mlock was refused */
-	return 0;
+	/* OpenSSL's configuration is read now: later no file may be there to be opened. */
+	return OPENSSL_init_crypto(OPENSSL_INIT_LOAD_CONFIG, NULL) == 1 ? 0 : -EIO;
 }
 
 bool secret_locked(void)

@@ -6,7 +6,8 @@
 #include "base/util.h"
 
 /* Sets the secure heap up; call once, after daemonising, before any key exists. len: bytes, a power of two.
- * From then on what OpenSSL frees elsewhere is wiped as well; -EBUSY when OpenSSL was used before.
+ * From then on what OpenSSL frees elsewhere is wiped as well; -EBUSY when OpenSSL was used before. OpenSSL's configuration
+ * (openssl.cnf, config(5ssl)) is read here: -EIO when it is wrong.
  * -ENOMEM when the memory cannot be had. Where locking it is not permitted (RLIMIT_MEMLOCK) it is used unlocked and
  * secret_locked() says false. */
 int secret_init(size_t len) MUST_CHECK;

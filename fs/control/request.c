@@ -9,6 +9,7 @@
 #include <string.h>
 
 #define STATUS_LIMIT_MS 5000
+#define USERS_LIMIT_MS 2000
 #define AUDIT_PAGE 200 /* entries a reply */
 #define STRANGER_NS UINT64_C(60000000000)
 
@@ -70,12 +71,12 @@ int parameter_secret(struct request *rq, const char *name, bool required, size_t
 
 /* ---- handlers ---- */
 
-static json_t *users_json(const struct link_status *st)
+static json_t *users_json(const struct users *u)
 {
 	json_t *users = json_array();
 
-	for (uint32_t i = 0; i < MIN(st->user_count, LINK_USERS_MAX); i++)
-		json_array_append_new(users, json_pack("{si ss}", "pid", st->users[i].pid, "name", st->users[i].name));
+	for (uint32_t i = 0; i < MIN(u->count, USERS_MAX); i++)
+		json_array_append_new(users, json_pack("{si ss}", "pid", (int)u->list[i].pid, "name", u->list[i].name));
 	return users;
 }
 
@@ -180,8 +181,8 @@ static int do_env_delete(struct request *rq)
 
 static int do_env_lock(struct request *rq)
 {
-	struct link_message m = {.type = LINK_USERS};
 	struct registry_env env;
+	struct users users;
 	const char *name;
 	bool dry_run;
 	int rc = parameter_text(rq, "name", true, &name);
@@ -192,13 +193,11 @@ static int do_env_lock(struct request *rq)
 		rc = environment_get(&rq->k->tenant, name, &env, &rq->refusal);
 	if (rc < 0)
 		return rc;
-	if (!dry_run)
-		rc = environment_lock(&rq->k->tenant, name, &m.status, &rq->refusal);
-	else if (rq->k->tenant.workers.alive(rq->k->tenant.workers.ctx, name))
-		rc = supervisor_call(&rq->k->supervisor, name, STATUS_LIMIT_MS, &m);
+	if (dry_run)
+		users_find(env.mountpoint, USERS_LIMIT_MS, &users);
 	else
-		m = (struct link_message){0};
-	json_object_set_new(rq->reply, "users", users_json(&m.status));
+		rc = environment_lock(&rq->k->tenant, name, &users, &rq->refusal);
+	json_object_set_new(rq->reply, "users", users_json(&users));
 	json_object_set_new(rq->reply, "message", json_string(rc == 0 ? rq->refusal.text : ""));
 	return rc;
 }

@@ -17,6 +17,7 @@
 
 #define START_LIMIT_MS 60000
 #define STATUS_LIMIT_MS 5000
+#define USERS_LIMIT_MS 2000
 
 static void worker_socket(const struct supervisor *s, const char *name, char ret[1100])
 {
@@ -195,7 +196,7 @@ static bool ops_alive(void *ctx, const char *name)
 
 /* ---- stopping ---- */
 
-static int ops_stop(void *ctx, const struct registry_env *env, bool lock, bool force, struct link_status *ret_status, char *text)
+static int ops_stop(void *ctx, const struct registry_env *env, bool lock, bool force, struct users *ret_users, char *text)
 {
 	struct supervisor *s = ctx;
 	struct supervised *e = entry_find(s, env->name);
@@ -203,15 +204,18 @@ static int ops_stop(void *ctx, const struct registry_env *env, bool lock, bool f
 	struct link_message m = {.type = lock ? LINK_LOCK : LINK_UNMOUNT, .flag = force, .arg = limit_ms};
 	char socket[1100], reason[256];
 
+	*ret_users = (struct users){0};
 	if (!e)
 		return 0;
+	if (lock || force)
+		users_find(e->mountpoint, USERS_LIMIT_MS, ret_users);
 	int rc = e->pid > 0 ? supervisor_call(s, env->name, (int)limit_ms + 2 * START_LIMIT_MS, &m) : 0;
-	if (e->pid > 0 && m.type == LINK_REPLY) {
-		*ret_status = m.status;
+	if (e->pid > 0 && m.type == LINK_REPLY)
 		snprintf(text, 480, "%.479s", m.text);
-	}
-	if (rc == -EBUSY && !force)
+	if (rc == -EBUSY && !force) {
+		users_find(e->mountpoint, USERS_LIMIT_MS, ret_users);
 		return rc;
+	}
 	if (e->pid > 0) {
 		struct pollfd p = {.fd = e->pidfd, .events = POLLIN};
 
@@ -361,7 +365,7 @@ static bool take_back_one(struct supervisor *s, const struct registry_env *env)
 void supervisor_take_back(struct supervisor *s)
 {
 	CLEANUP_FREE struct registry_env *list = NULL;
-	struct link_status status;
+	struct users users;
 	struct refusal refusal = {0};
 	char text[480];
 	size_t n = 0;
@@ -374,7 +378,7 @@ void supervisor_take_back(struct supervisor *s)
 
 		if (taken && list[k].state != ENV_MOUNTED) {
 			log_info("%s: is %s, but a worker served it still", list[k].name, env_state_name(list[k].state));
-			(void)!ops_stop(s, &list[k], true, true, &status, text);
+			(void)!ops_stop(s, &list[k], true, true, &users, text);
 		} else if (!taken && list[k].state == ENV_MOUNTED) {
 			rc = environment_resume(s->tenant, list[k].name, &refusal);
 			if (rc < 0) {
@@ -392,12 +396,12 @@ void supervisor_stop_all(struct supervisor *s)
 {
 	while (s->list) {
 		struct registry_env env = {0};
-		struct link_status status;
+		struct users users;
 		char text[480] = "";
 
 		strcpy(env.name, s->list->name);
 		strcpy(env.mountpoint, s->list->mountpoint);
-		if (ops_stop(s, &env, false, true, &status, text) < 0)
+		if (ops_stop(s, &env, false, true, &users, text) < 0)
 			log_warn("%s: %s", env.name, text);
 		if (s->list && strcmp(s->list->name, env.name) == 0)
 			entry_remove(s, s->list);

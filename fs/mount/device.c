@@ -1,22 +1,15 @@
 /* device: the /dev/fuse end of a session.
  *
- * The mount is made with mount(2) and libfuse reads and writes through fuse_session_custom_io, for two reasons: no helper
+ * The mount is made with mount(2) (mounter.c) and libfuse reads and writes through fuse_session_custom_io, for two reasons: no helper
  * program is needed, and the INIT reply can be amended on its way out. Debian 12's libfuse 3.14 does not know
  * FUSE_HANDLE_KILLPRIV_V2; without it the kernel asks for security.capability at every write. With it the requests carry
  * a bit each that says when suid and sgid have to go, which that libfuse drops as well, so it is read here. Nor does it know
  * FUSE_TMPFILE; the request is a FUSE_CREATE but for its opcode, and passed on as one. */
 #include "mount/session.h"
 
-#include <fcntl.h>
 #include <linux/fuse.h>
-#include <stdio.h>
 #include <string.h>
-#include <sys/mount.h>
-#include <sys/stat.h>
-#include <sys/sysmacros.h>
 #include <sys/uio.h>
-
-#define MAX_WRITE (1u << 20)
 
 static _Thread_local bool kill_privileges, tmpfile_request;
 static uint64_t init_unique; /* of the INIT request; set before there is a second thread */
@@ -42,7 +35,7 @@ static ssize_t device_read(int fd, void *buf, size_t len, void *userdata)
 	ssize_t n = read(fd, buf, len);
 	struct fuse_in_header *h = buf;
 
-	/* What a read says that an abort (teardown.c) interrupts; to libfuse only ENODEV is the end of a session. */
+	/* What a read says that an abort (mounter.c) interrupts; to libfuse only ENODEV is the end of a session. */
 	if (n < 0 && errno == ECONNABORTED)
 		errno = ENODEV;
 	if (n < (ssize_t)sizeof(*h))
@@ -88,66 +81,17 @@ bool device_tmpfile(void)
 
 static const struct fuse_custom_io device_io = {.read = device_read, .writev = device_writev};
 
-int device_mount(struct session *s)
+int device_open(struct session *s)
 {
 	struct fuse_lowlevel_ops ops = {0};
 	char *argv[] = {(char *)(uintptr_t) "tdefs-mount", NULL};
 	struct fuse_args args = FUSE_ARGS_INIT(1, argv);
-	char data[160], source[160];
 
-	CLEANUP_CLOSE int fd = open("/dev/fuse", O_RDWR | O_CLOEXEC);
-	if (fd < 0)
-		return -errno;
-	snprintf(source, sizeof(source), "tdefs:%s", s->name);
-	snprintf(data, sizeof(data), "fd=%d,rootmode=40000,user_id=0,group_id=0,default_permissions,allow_other,max_read=%u", fd,
-		MAX_WRITE);
 	ops_tree(&ops);
 	ops_file(&ops);
 	s->se = fuse_session_new(&args, &ops, sizeof(ops), s);
 	fuse_opt_free_args(&args);
-	if (!s->se)
-		return -ENOMEM;
-	if (mount(source, s->mountpoint, "fuse.tdefs", s->options.read_only ? MS_RDONLY : 0, data) < 0) {
-		int rc = -errno;
-
-		fuse_session_destroy(s->se);
-		s->se = NULL;
-		return rc;
-	}
-	int rc = fuse_session_custom_io(s->se, &device_io, fd);
-	if (rc < 0) {
-		umount2(s->mountpoint, MNT_DETACH);
-		fuse_session_destroy(s->se);
-		s->se = NULL;
-		return rc;
-	}
-	s->device = TAKE_FD(fd);
-	return 0;
-}
-
-/* One setting of the mount's backing device, as /sys/class/bdi has it. */
-static void device_setting(const struct stat *st, const char *name, unsigned value)
-{
-	char path[80], text[16];
-
-	snprintf(path, sizeof(path), "/sys/class/bdi/%u:%u/%s", major(st->st_dev), minor(st->st_dev), name);
-	CLEANUP_CLOSE int fd = open(path, O_WRONLY | O_CLOEXEC);
-	snprintf(text, sizeof(text), "%u", value);
-	if (fd >= 0)
-		(void)!write(fd, text, strlen(text));
-}
-
-void device_tune(int fd)
-{
-	struct stat st;
-
-	if (fstat(fd, &st) < 0)
-		return;
-	device_setting(&st, "read_ahead_kb", MAX_WRITE >> 10);
-	/* The kernel lets an unknown FUSE server hold 1 % of what may be dirty, and stops writers there. This one is root's and
-	 * takes no part in that throttling (PR_SET_IO_FLUSHER); half is left to the same bytes on their way to the disk below. */
-	device_setting(&st, "strict_limit", 0);
-	device_setting(&st, "max_ratio", 50);
+	return s->se ? fuse_session_custom_io(s->se, &device_io, s->device) : -ENOMEM;
 }
 
 int device_loop(struct session *s)

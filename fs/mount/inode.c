@@ -164,6 +164,7 @@ int inode_open(struct inode_table *t, struct inode *i, struct content **ret)
 	}
 	if (rc == 0) {
 		i->opens++;
+		atomic_fetch_add(&t->opens, 1);
 		*ret = i->content;
 	}
 	pthread_mutex_unlock(&i->lock);
@@ -213,8 +214,8 @@ void inode_restore_mtime(struct inode *i)
 void inode_release(struct inode_table *t, struct inode *i)
 {
 	struct stat st;
-	(void)t;
 
+	atomic_fetch_sub(&t->opens, 1);
 	pthread_mutex_lock(&i->lock);
 	/* A file without a name needs no seal; one that changed waits for inode_seal_all. */
 	if (--i->opens == 0 && (!content_is_changed(i->content) ||
@@ -273,6 +274,7 @@ void inode_seal_all(struct inode_table *t)
 			i->opens++;
 		pthread_mutex_unlock(&i->lock);
 		if (c) {
+			atomic_fetch_add(&t->opens, 1);
 			begun[k] = content_seal_begin(c);
 			wanted += begun[k];
 			if (!begun[k])
@@ -295,17 +297,7 @@ void inode_seal_all(struct inode_table *t)
 	}
 }
 
-uint64_t inode_open_files(struct inode_table *t)
+uint64_t inode_open_files(const struct inode_table *t)
 {
-	uint64_t opens = 0;
-
-	pthread_mutex_lock(&t->lock);
-	for (size_t b = 0; b < t->bucket_count; b++)
-		for (struct inode *i = t->buckets[b]; i; i = i->next) {
-			pthread_mutex_lock(&i->lock);
-			opens += i->opens;
-			pthread_mutex_unlock(&i->lock);
-		}
-	pthread_mutex_unlock(&t->lock);
-	return opens;
+	return atomic_load(&t->opens);
 }

@@ -33,6 +33,7 @@ struct inode_table {
 	pthread_mutex_t lock;
 	struct inode **buckets;
 	size_t bucket_count, count; /* lock */
+	atomic_uint_fast64_t opens; /* of all */
 	struct inode *root;
 };
 
@@ -59,4 +60,4 @@ void inode_restore_mtime(struct inode *i);
 void inode_seal_all(struct inode_table *t);
 /* Calls fn for each inode, with a reference held and no lock. */
 void inode_each(struct inode_table *t, void (*fn)(void *ctx, struct inode *i), void *ctx);
-uint64_t inode_open_files(struct inode_table *t);
+uint64_t inode_open_files(const struct inode_table *t);

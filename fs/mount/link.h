@@ -7,18 +7,17 @@
 #include "base/secret.h"
 #include "store/envheader.h"
 
-#define LINK_VERSION 2u
-#define LINK_USERS_MAX 16u
+#define LINK_VERSION 3u
 
 enum link_type {
 	LINK_START = 1, /* key and minimum epoch; the reply comes when the mount is live, or says why not */
 	LINK_STATUS,
-	LINK_UNMOUNT, /* flag: also when busy. -EBUSY otherwise. The worker ends after the reply */
-	LINK_LOCK,    /* arg: time limit in ms. The lock order of worker.c; the worker ends after the reply */
+	LINK_UNMOUNT, /* -EBUSY while somebody uses it; flag: as LINK_LOCK. The worker ends with the reply */
+	LINK_LOCK,    /* arg: time limit in ms. The lock order of ending.c; the worker ends with the reply, its memory wiped. Taken
+	               * at any time, also while another order waits for the disk: those get -EBUSY then */
 	LINK_REWRAP,
 	LINK_ROTATE, /* key and wraps of the next version; the worker goes on with it by itself */
 	LINK_SCRUB, /* flag: start; without it, how far the last one is */
-	LINK_USERS, /* status, with the processes that use the mount */
 	LINK_REPLY,
 };
 
@@ -39,11 +38,6 @@ struct link_status {
 	uint32_t key_version;
 	uint64_t rotate_files; /* moved to the current key since it came */
 	int32_t rotate_error;  /* of the last walk, which is tried again at the next mount or order */
-	uint32_t user_count; /* processes with something open, after LINK_LOCK and a busy LINK_UNMOUNT */
-	struct {
-		int32_t pid;
-		char name[20];
-	} users[LINK_USERS_MAX];
 };
 
 struct link_message {

@@ -13,7 +13,6 @@
 #include <sys/stat.h>
 
 #define CACHE_TIMEOUT 86400.0
-#define MAX_WRITE (1u << 20)
 
 /* ---- what all handlers use ---- */
 
@@ -163,8 +162,8 @@ static void tree_init(void *userdata, struct fuse_conn_info *conn)
 
 	(void)userdata;
 	conn->want = conn->capable & wanted;
-	conn->max_write = MAX_WRITE;
-	conn->max_readahead = MAX_WRITE;
+	conn->max_write = DEVICE_REQUEST_MAX;
+	conn->max_readahead = DEVICE_REQUEST_MAX;
 	conn->max_background = 64;
 	conn->congestion_threshold = 48;
 	conn->time_gran = 1;

@@ -27,7 +27,7 @@ struct session {
 	struct volume *v;
 	struct inode_table inodes;
 	struct mount_options options;
-	const char *name, *mountpoint; /* borrowed */
+	const char *name;   /* borrowed */
 	struct fuse_session *se;
 	int device;         /* /dev/fuse; se closes it */
 	struct rotate rotate;
@@ -52,10 +52,9 @@ int ops_owner(struct session *s, fuse_req_t req, struct inode *dir, mode_t mode,
 /* Takes suid, sgid and file capabilities from an object that the caller of req changes. */
 void ops_kill_privileges(fuse_req_t req, struct inode *i);
 
-/* device.c. Mounts and makes se; on failure nothing is left. */
-int device_mount(struct session *s) MUST_CHECK;
-/* Tells the kernel how to read ahead in, and how much to let be dirty of, the mount that fd is in; best effort. */
-void device_tune(int fd);
+/* device.c. Makes se over device, which it then owns. */
+#define DEVICE_REQUEST_MAX (1u << 20)
+int device_open(struct session *s) MUST_CHECK;
 /* Of the request that this thread is serving: whether it asks to clear suid and sgid (FUSE_HANDLE_KILLPRIV_V2), and whether
  * what libfuse calls a create is one without a name (O_TMPFILE). */
 bool device_kill_privileges(void);
@@ -66,9 +65,3 @@ int device_loop(struct session *s) MUST_CHECK;
 int seek_start(struct session *s) MUST_CHECK;
 void seek_end(struct session *s);
 void seek_queue(struct session *s, fuse_req_t req, fuse_ino_t ino, struct content *content, uint64_t off, int whence);
-
-/* teardown.c: users of the mount by /proc, and the end of the mount and its connection. */
-struct link_status;
-void teardown_users(struct session *s, struct link_status *ret);
-int teardown_drop_caches(struct session *s, uint64_t deadline_ns) MUST_CHECK;
-void teardown_abort(struct session *s);

@@ -1,18 +1,13 @@
-/* worker: orders from tdefsd, and the order in which things end.
+/* worker: orders from tdefsd. How a mount ends: ending.c.
  *
- * One thread (worker_run) takes the orders, one runs the FUSE loop and its helpers, one answers seeks, one seals. The end of a mount:
- *
- *   unmount   umount2 (refused while somebody uses it) -> loop ends -> contents closed -> volume closed clean
- *   lock      list users -> [sync through the mount -> gate closed: nothing is read out any more -> every inode's pages
- *             written and dropped, mappings included -> files sealed] within the time limit -> connection aborted ->
- *             detached -> volume closed -> keys wiped -> reply -> exit
- *
- * What is in brackets runs in a thread of its own; when it is late the rest happens without it, and the reply says so. */
-#include "mount/worker.h"
+ * The main thread takes the orders and never waits for a disk, so that a lock is always taken. What may wait is done by a thread
+ * of its own, one order at a time. Others run the FUSE loop with its helpers, answer seeks,
+ * seal, scrub and rotate. */
+#include "mount/worker_internal.h"
 
 #include "base/io.h"
 #include "base/log.h"
-#include "mount/link.h"
+#include "base/scorch.h"
 #include "mount/sandbox.h"
 #include "store/scrub.h"
 
@@ -22,28 +17,11 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/eventfd.h>
-#include <sys/mount.h>
 #include <sys/signalfd.h>
 
 #define CONNECTIONS_MAX 8
-#define END_LIMIT_NS (UINT64_C(30) * 1000000000)
-
-struct worker {
-	const struct worker_arguments *arguments;
-	struct session session;
-	struct volume *v;
-	bool serving;       /* mounted, the threads below run */
-	pthread_t loop, sealer;
-	int loop_ended;     /* eventfd */
-	pthread_mutex_t lock;
-	pthread_cond_t stop;
-	bool stopping;      /* lock */
-	pthread_t scrub;
-	bool scrub_started; /* the service thread's */
-	atomic_bool scrub_running, scrub_stop;
-	atomic_int scrub_error;
-	atomic_uint_fast64_t scrub_files, scrub_blocks, scrub_bad;
-};
+#define MOUNT_LIMIT_MS 30000
+#define MOUNTER_LEAVE_MS 200
 
 static void worker_report(void *ctx, const char *line)
 {
@@ -73,12 +51,12 @@ static void *worker_sealer(void *arg)
 
 	pthread_mutex_lock(&w->lock);
 	while (!w->stopping) {
-		clock_gettime(CLOCK_REALTIME, &until);
+		clock_gettime(CLOCK_MONOTONIC, &until);
 		until.tv_sec += (time_t)(interval / 1000000000);
 		until.tv_nsec += (long)(interval % 1000000000);
 		until.tv_sec += until.tv_nsec / 1000000000;
 		until.tv_nsec %= 1000000000;
-		if (pthread_cond_timedwait(&w->stop, &w->lock, &until) == 0 || w->stopping)
+		if (pthread_cond_timedwait(&w->changed, &w->lock, &until) == 0 || w->stopping)
 			continue;
 		pthread_mutex_unlock(&w->lock);
 		inode_seal_all(&w->session.inodes);
@@ -143,7 +121,7 @@ static void *worker_scrub(void *arg)
 	return NULL;
 }
 
-static void worker_end_scrub(struct worker *w)
+void worker_end_scrub(struct worker *w)
 {
 	atomic_store(&w->scrub_stop, true);
 	if (w->scrub_started)
@@ -197,7 +175,7 @@ static int worker_start(struct worker *w, struct link_message *m)
 	if (ek)
 		*ek = m->start.key;
 	secret_wipe(m, sizeof(*m));
-	if (w->serving)
+	if (w->v)
 		rc = -EALREADY;
 	else if (ek)
 		rc = volume_open(a->store, ek, &options, &w->v);
@@ -206,30 +184,34 @@ static int worker_start(struct worker *w, struct link_message *m)
 		snprintf(m->text, sizeof(m->text), "%s", rc == -EALREADY ? "it is mounted already" : worker_open_error(rc));
 		return rc;
 	}
-	w->session = (struct session){.v = w->v, .options = a->mount, .name = a->name, .mountpoint = a->mountpoint};
+	w->session = (struct session){.v = w->v, .options = a->mount, .name = a->name, .device = TAKE_FD(w->device)};
 	rc = inode_table_init(&w->session.inodes, w->v);
 	if (rc == 0)
 		rc = seek_start(&w->session);
 	if (rc == 0)
-		rc = device_mount(&w->session);
+		rc = device_open(&w->session);
+	if (rc == 0)
+		rc = mounter_ask(w->mounter.orders, MOUNTER_MOUNT, MOUNT_LIMIT_MS, &w->cancel);
 	if (rc < 0) {
 		snprintf(m->text, sizeof(m->text), "cannot mount on %s: %s", a->mountpoint, strerror(-rc));
 		seek_end(&w->session);
 		inode_table_done(&w->session.inodes);
+		if (w->session.se)
+			fuse_session_destroy(w->session.se);
 		(void)volume_close(w->v);
 		w->v = NULL;
 		return rc;
 	}
-	w->stopping = false;
 	rotate_init(&w->session.rotate, &w->session);
 	pthread_create(&w->loop, NULL, worker_loop, w);
 	pthread_create(&w->sealer, NULL, worker_sealer, w);
+	pthread_mutex_lock(&w->lock);
 	w->serving = true;
+	pthread_mutex_unlock(&w->lock);
 	/* The kernel has spoken to us before anybody is told that the mount is there. */
 	CLEANUP_CLOSE int fd = open(a->mountpoint, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (fd >= 0)
-		device_tune(fd);
-	sandbox_enter();
+		(void)!mounter_ask(w->mounter.orders, MOUNTER_TUNE, MOUNT_LIMIT_MS, &w->cancel);
 	if (!a->mount.read_only)
 		rotate_continue(&w->session.rotate);
 	log_info("%s: mounted on %s, epoch %llu%s", a->name, a->mountpoint, (unsigned long long)w->v->header.epoch,
@@ -237,128 +219,12 @@ static int worker_start(struct worker *w, struct link_message *m)
 	return fd < 0 ? -errno : 0;
 }
 
-/* The mount is gone from the kernel: everything else ends. in_time: every thread has let go of the volume. */
-static int worker_finish(struct worker *w, bool in_time)
-{
-	int rc = -ETIMEDOUT;
-
-	pthread_mutex_lock(&w->lock);
-	w->stopping = true;
-	pthread_cond_broadcast(&w->stop);
-	pthread_mutex_unlock(&w->lock);
-	if (in_time) {
-		seek_end(&w->session);
-		pthread_join(w->sealer, NULL);
-		worker_end_scrub(w);
-		rotate_end(&w->session.rotate);
-		rotate_done(&w->session.rotate);
-		inode_seal_all(&w->session.inodes);
-		inode_table_done(&w->session.inodes);
-		rc = volume_close(w->v);
-		fuse_session_destroy(w->session.se);
-	} else {
-		volume_wipe(w->v);
-	}
-	w->v = NULL;
-	w->serving = false;
-	log_info("%s: unmounted%s", w->arguments->name, rc < 0 ? "; the store was not left clean" : "");
-	return rc;
-}
-
-static bool worker_join_loop(struct worker *w, uint64_t limit_ns)
-{
-	struct timespec until;
-
-	clock_gettime(CLOCK_REALTIME, &until);
-	until.tv_sec += (time_t)(limit_ns / 1000000000) + 1;
-	return pthread_timedjoin_np(w->loop, NULL, &until) == 0;
-}
-
-static int worker_unmount(struct worker *w, struct link_message *m)
-{
-	if (umount2(w->arguments->mountpoint, UMOUNT_NOFOLLOW) < 0) {
-		int rc = -errno;
-
-		if (rc == -EBUSY)
-			teardown_users(&w->session, &m->status);
-		snprintf(m->text, sizeof(m->text), "%s", rc == -EBUSY ? "processes still use it" : strerror(-rc));
-		return rc;
-	}
-	bool in_time = worker_join_loop(w, END_LIMIT_NS);
-	int rc = worker_finish(w, in_time);
-	if (rc < 0)
-		snprintf(m->text, sizeof(m->text), "unmounted, but the store was not left clean: %s", strerror(-rc));
-	return rc;
-}
-
-struct drain {
-	struct worker *w;
-	uint64_t deadline_ns;
-};
-
-static void *worker_drain(void *arg)
-{
-	struct drain *d = arg;
-	struct worker *w = d->w;
-
-	{
-		CLEANUP_CLOSE int fd = open(w->arguments->mountpoint, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-
-		if (fd >= 0)
-			(void)syncfs(fd);
-	}
-	atomic_store(&w->session.closed, true);
-	(void)!teardown_drop_caches(&w->session, d->deadline_ns);
-	inode_seal_all(&w->session.inodes);
-	free(d);
-	return NULL;
-}
-
-static int worker_lock(struct worker *w, struct link_message *m, uint64_t limit_ms)
-{
-	struct drain *d = malloc(sizeof(*d));
-	struct timespec until;
-	pthread_t thread;
-	bool in_time = false;
-
-	teardown_users(&w->session, &m->status);
-	clock_gettime(CLOCK_REALTIME, &until);
-	until.tv_sec += (time_t)(limit_ms / 1000) + 1;
-	if (d) {
-		*d = (struct drain){w, clock_monotonic_ns() + limit_ms * 1000000};
-		if (pthread_create(&thread, NULL, worker_drain, d) == 0)
-			in_time = pthread_timedjoin_np(thread, NULL, &until) == 0;
-	}
-	atomic_store(&w->session.closed, true);
-	teardown_abort(&w->session);
-	in_time = worker_join_loop(w, END_LIMIT_NS) && in_time;
-	int rc = worker_finish(w, in_time);
-	if (!in_time)
-		snprintf(m->text, sizeof(m->text), "locked, but not everything could be written out within the time limit");
-	else if (rc < 0)
-		snprintf(m->text, sizeof(m->text), "locked, but the store was not left clean: %s", strerror(-rc));
-	return 0;
-}
-
 /* ---- orders ---- */
 
-static void worker_status(struct worker *w, struct link_status *st)
+static void worker_status_volume(struct worker *w, struct link_status *st)
 {
-	uint32_t users = st->user_count;
-
-	st->pid = getpid();
-	st->state = w->serving ? LINK_SERVING : LINK_IDLE;
-	st->memory_locked = sandbox_memory_locked();
-	st->user_count = users;
-	st->scrub_running = atomic_load(&w->scrub_running);
-	st->scrub_error = atomic_load(&w->scrub_error);
-	st->scrub_files = atomic_load(&w->scrub_files);
-	st->scrub_blocks = atomic_load(&w->scrub_blocks);
-	st->scrub_bad = atomic_load(&w->scrub_bad);
-	st->rotate_files = atomic_load(&w->session.rotate.files);
 	st->rotate_error = atomic_load(&w->session.rotate.error);
-	if (!w->v)
-		return;
+	st->rotate_files = atomic_load(&w->session.rotate.files);
 	st->rotating = volume_rotating(w->v);
 	st->key_version = w->v->ek_version;
 	st->epoch = w->v->header.epoch;
@@ -371,6 +237,21 @@ static void worker_status(struct worker *w, struct link_status *st)
 	st->written_bytes = atomic_load(&w->v->stats.written_bytes);
 	st->poisoned = atomic_load(&w->v->poisoned);
 	st->open_files = inode_open_files(&w->session.inodes);
+}
+
+static void worker_status(struct worker *w, struct link_status *st)
+{
+	*st = (struct link_status){.pid = getpid(), .memory_locked = sandbox_memory_locked()};
+	pthread_mutex_lock(&w->lock);
+	st->state = w->serving ? LINK_SERVING : LINK_IDLE;
+	st->scrub_running = atomic_load(&w->scrub_running);
+	st->scrub_error = atomic_load(&w->scrub_error);
+	st->scrub_files = atomic_load(&w->scrub_files);
+	st->scrub_blocks = atomic_load(&w->scrub_blocks);
+	st->scrub_bad = atomic_load(&w->scrub_bad);
+	if (w->serving)
+		worker_status_volume(w, st);
+	pthread_mutex_unlock(&w->lock);
 }
 
 static int worker_start_scrub(struct worker *w)
@@ -389,123 +270,202 @@ static int worker_start_scrub(struct worker *w)
 	return w->scrub_started ? 0 : -EAGAIN;
 }
 
-/* Carries one order out and turns the message into its reply. Returns true when the worker has to end. */
-static bool worker_order(struct worker *w, struct link_message *m)
+/* What the order asks for; m->text says in words what went wrong. */
+static int order_do(struct worker *w, struct link_message *m)
 {
-	uint32_t type = m->type, flag = m->flag;
-	uint64_t arg = m->arg;
-	bool ends = false, was_serving = w->serving;
-	struct link_status status = {0};
-	int rc = 0;
-
-	if (type == LINK_START) {
-		rc = worker_start(w, m);
-		ends = rc < 0 && rc != -EALREADY;
-	} else if (type == LINK_REWRAP) {
-		rc = w->serving ? volume_rewrap(w->v, m->rewrap.wraps, m->rewrap.count) : -ENOTCONN;
-		memset(&m->rewrap, 0, sizeof(m->rewrap));
-	} else if (type == LINK_ROTATE) {
-		rc = worker_order_rotate(w, m);
-	} else {
-		memset(&m->status, 0, sizeof(m->status));
-		if (type == LINK_SCRUB)
-			rc = !w->serving ? -ENOTCONN : flag ? worker_start_scrub(w) : 0;
-		else if ((type == LINK_LOCK || (type == LINK_UNMOUNT && flag)) && was_serving)
-			rc = worker_lock(w, m, arg ? arg : END_LIMIT_NS / 1000000);
-		else if (type == LINK_UNMOUNT && was_serving)
-			rc = worker_unmount(w, m);
-		else if (type == LINK_USERS && was_serving)
-			teardown_users(&w->session, &m->status);
-		else if (type != LINK_STATUS && type != LINK_USERS && type != LINK_LOCK && type != LINK_UNMOUNT)
-			rc = -EPROTO;
-		ends = (type == LINK_LOCK || type == LINK_UNMOUNT) && !w->serving;
-		status = m->status;
+	switch ((enum link_type)m->type) {
+	case LINK_START:
+		return worker_start(w, m);
+	case LINK_REWRAP:
+		return w->serving ? volume_rewrap(w->v, m->rewrap.wraps, m->rewrap.count) : -ENOTCONN;
+	case LINK_ROTATE:
+		return worker_order_rotate(w, m);
+	case LINK_SCRUB:
+		return w->serving ? worker_start_scrub(w) : -ENOTCONN;
+	case LINK_UNMOUNT:
+		return w->serving ? worker_unmount(w, m) : 0;
+	case LINK_STATUS:
+	case LINK_LOCK:
+	case LINK_REPLY:
+		break;
 	}
-	worker_status(w, &status);
-	m->status = status;
+	return -EPROTO;
+}
+
+static void order_reply(struct worker *w, struct link_message *m, int rc)
+{
+	secret_wipe(&m->start, sizeof(*m) - offsetof(struct link_message, start));
+	worker_status(w, &m->status);
 	m->version = LINK_VERSION;
 	m->type = LINK_REPLY;
 	m->error = rc;
-	return ends;
 }
 
-static bool worker_serve(struct worker *w, int fd, bool *ret_close)
+static void *order_run(void *arg)
 {
-	struct link_message m;
-	int rc = link_receive(fd, 10000, &m);
+	struct worker *w = arg;
+	uint32_t type = w->order.type;
+	int rc = order_do(w, &w->order);
 
-	*ret_close = rc < 0;
+	w->order_ends = type == LINK_UNMOUNT ? !w->serving : type == LINK_START && rc < 0 && rc != -EALREADY;
+	order_reply(w, &w->order, rc);
+	pthread_mutex_lock(&w->lock);
+	w->order_running = false;
+	pthread_cond_broadcast(&w->changed);
+	pthread_mutex_unlock(&w->lock);
+	eventfd_write(w->order_done, 1);
+	return NULL;
+}
+
+/* Begins an order that may wait for the disk; its answer goes to fd. */
+static int order_begin(struct worker *w, struct link_message *m, int fd)
+{
+	if (w->order_fd >= 0)
+		return -EBUSY;
+	w->order = *m;
+	secret_wipe(m, sizeof(*m));
+	w->order_running = true;
+	int rc = -pthread_create(&w->order_thread, NULL, order_run, w);
 	if (rc < 0)
-		return false;
-	bool ends = worker_order(w, &m);
-	*ret_close = link_send(fd, &m) < 0;
-	return ends;
+		w->order_running = false;
+	else
+		w->order_fd = fd;
+	return rc;
 }
 
-int worker_run(const struct worker_arguments *arguments)
+enum served { SERVED_STAY, SERVED_CLOSE, SERVED_BY_ORDER, SERVED_END };
+
+/* One message from fd. */
+static enum served worker_serve(struct worker *w, int fd, struct link_message *m)
 {
-	struct worker w = {.arguments = arguments};
-	struct pollfd p[3 + CONNECTIONS_MAX];
-	int connections = 0, status = 0;
-	bool ends = false;
+	int rc = link_receive(fd, 10000, m);
+
+	if (rc < 0)
+		return SERVED_CLOSE;
+	if (m->type == LINK_LOCK || (m->type == LINK_UNMOUNT && m->flag)) {
+		uint64_t limit_ms = m->arg ? m->arg : END_LIMIT_MS;
+
+		memset(m->text, 0, sizeof(m->text));
+		worker_end(w, limit_ms, m);
+		order_reply(w, m, 0);
+		return SERVED_END;
+	}
+	if (m->type != LINK_STATUS && (m->type != LINK_SCRUB || m->flag)) {
+		rc = order_begin(w, m, fd);
+		if (rc == 0)
+			return SERVED_BY_ORDER;
+	}
+	order_reply(w, m, rc);
+	return link_send(fd, m) < 0 ? SERVED_CLOSE : SERVED_STAY;
+}
+
+/* The place that holds only once, before any key: what the rest needs is open, and the sandbox is shut. */
+static int worker_prepare(struct worker *w, int *ret_listener, int *ret_signals)
+{
+	const struct worker_arguments *a = w->arguments;
+	struct mounter_place place = {a->name, a->mountpoint, a->socket, a->mount.read_only};
+	pthread_condattr_t attr;
 	sigset_t signals;
 
+	pthread_mutex_init(&w->lock, NULL);
+	pthread_condattr_init(&attr);
+	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+	pthread_cond_init(&w->changed, &attr);
+	pthread_condattr_destroy(&attr);
 	sigemptyset(&signals);
 	sigaddset(&signals, SIGTERM);
 	sigaddset(&signals, SIGINT);
 	pthread_sigmask(SIG_BLOCK, &signals, NULL);
 	signal(SIGPIPE, SIG_IGN);
 	signal(SIGHUP, SIG_IGN);
-	pthread_mutex_init(&w.lock, NULL);
-	pthread_cond_init(&w.stop, NULL);
-	w.loop_ended = eventfd(0, EFD_CLOEXEC);
-	CLEANUP_CLOSE int listener = link_listen(arguments->socket);
-	CLEANUP_CLOSE int signal_fd = signalfd(-1, &signals, SFD_CLOEXEC);
-	if (listener < 0 || signal_fd < 0 || w.loop_ended < 0) {
-		log_error("%s: cannot listen on %s: %s", arguments->name, arguments->socket,
-			strerror(listener < 0 ? -listener : errno));
-		return 1;
+	w->device = open("/dev/fuse", O_RDWR | O_CLOEXEC);
+	if (w->device < 0) {
+		log_error("%s: /dev/fuse: %s", a->name, strerror(errno));
+		return -errno;
 	}
+	int rc = mounter_start(&place, w->device, &w->mounter);
+	if (rc < 0) {
+		log_error("%s: no mounter: %s", a->name, strerror(-rc));
+		return rc;
+	}
+	*ret_listener = link_listen(a->socket);
+	if (*ret_listener < 0) {
+		log_error("%s: cannot listen on %s: %s", a->name, a->socket, strerror(-*ret_listener));
+		return *ret_listener;
+	}
+	*ret_signals = signalfd(-1, &signals, SFD_CLOEXEC);
+	w->loop_ended = eventfd(0, EFD_CLOEXEC);
+	w->order_done = eventfd(0, EFD_CLOEXEC);
+	if (*ret_signals < 0 || w->loop_ended < 0 || w->order_done < 0)
+		return -errno;
+	scorch_prepare();
+	sandbox_enter(a->store);
+	return 0;
+}
+
+int worker_run(const struct worker_arguments *arguments)
+{
+	struct worker w = {.arguments = arguments, .order_fd = -1};
+	struct pollfd p[4 + CONNECTIONS_MAX];
+	struct link_message m = {0};
+	int connections = 0, listener = -1, signal_fd = -1, last_fd = -1, status = 0;
+	bool ends = false;
+	eventfd_t count;
+
+	if (worker_prepare(&w, &listener, &signal_fd) < 0)
+		return 1;
 	while (!ends) {
 		p[0] = (struct pollfd){.fd = listener, .events = connections < CONNECTIONS_MAX ? POLLIN : 0};
 		p[1] = (struct pollfd){.fd = signal_fd, .events = POLLIN};
-		p[2] = (struct pollfd){.fd = w.loop_ended, .events = POLLIN};
-		if (poll(p, (nfds_t)(3 + connections), -1) < 0)
+		p[2] = (struct pollfd){.fd = w.order_done, .events = POLLIN};
+		/* The order under way may be what ends the loop. */
+		p[3] = (struct pollfd){.fd = w.order_fd < 0 ? w.loop_ended : -1, .events = POLLIN};
+		if (poll(p, (nfds_t)(4 + connections), -1) < 0)
 			continue;
-		if (p[2].revents && w.serving) {
+		if (p[2].revents && eventfd_read(w.order_done, &count) == 0) {
+			pthread_join(w.order_thread, NULL);
+			int fd = TAKE_FD(w.order_fd);
+
+			if (w.order_ends) {
+				m = w.order;
+				last_fd = fd;
+				break;
+			}
+			if (link_send(fd, &w.order) < 0)
+				close(fd);
+			else
+				p[4 + connections++] = (struct pollfd){.fd = fd, .events = POLLIN};
+			continue;
+		}
+		if (p[3].revents) {
 			log_warn("%s: somebody else unmounted %s", arguments->name, arguments->mountpoint);
-			pthread_join(w.loop, NULL);
-			status = worker_finish(&w, true) < 0;
+			worker_end(&w, END_LIMIT_MS, &m);
+			status = m.text[0] != '\0';
 			break;
 		}
 		if (p[1].revents) {
-			struct link_message m = {.status = {0}};
-
-			if (w.serving)
-				(void)worker_lock(&w, &m, END_LIMIT_NS / 1000000);
+			worker_end(&w, END_LIMIT_MS, &m);
 			break;
 		}
 		for (int k = 0; !ends && k < connections; k++) {
-			bool closed;
-
-			if (!p[3 + k].revents)
+			if (!p[4 + k].revents)
 				continue;
-			ends = worker_serve(&w, p[3 + k].fd, &closed);
-			if (closed) {
-				close(p[3 + k].fd);
-				p[3 + k--] = p[3 + --connections];
-			}
+			enum served served = worker_serve(&w, p[4 + k].fd, &m);
+			ends = served == SERVED_END;
+			if (ends)
+				last_fd = p[4 + k].fd;
+			if (served == SERVED_CLOSE)
+				close(p[4 + k].fd);
+			if (served == SERVED_CLOSE || served == SERVED_BY_ORDER)
+				p[4 + k--] = p[4 + --connections];
 		}
 		if (!ends && (p[0].revents & POLLIN)) {
 			int fd = link_accept(listener);
 
 			if (fd >= 0)
-				p[3 + connections++] = (struct pollfd){.fd = fd, .events = POLLIN};
+				p[4 + connections++] = (struct pollfd){.fd = fd, .events = POLLIN};
 		}
 	}
-	unlink(arguments->socket);
-	while (connections > 0)
-		close(p[3 + --connections].fd);
-	close(w.loop_ended);
-	return status;
+	(void)!mounter_ask(w.mounter.end, MOUNTER_LEAVE, MOUNTER_LEAVE_MS, NULL);
+	scorch(last_fd, &m, sizeof(m), status);
 }

@@ -10,7 +10,7 @@
 #include <stdio.h>
 #include <string.h>
 
-void volume_wipe(struct volume *v)
+static void volume_wipe(struct volume *v)
 {
 	KEY_FREE(v->ek);
 	KEY_FREE(v->fw);

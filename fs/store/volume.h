@@ -52,7 +52,6 @@ struct volume {
 int volume_open(const char *path, const struct env_key *ek, const struct volume_options *options, struct volume **ret) MUST_CHECK;
 /* Every content must be closed before. Returns 0 when the volume is now clean. Frees v and wipes its keys always. */
 int volume_close(struct volume *v);
-void volume_wipe(struct volume *v); /* the keys alone; for a lock that cannot wait */
 
 /* Whether a slot of this epoch may describe what a crash interrupted. */
 bool volume_epoch_unclean(const struct volume *v, uint64_t epoch);

@@ -299,7 +299,7 @@ int environment_resume(struct tenant *t, const char *name, struct refusal *ret)
 int environment_unmount(struct tenant *t, const char *name, bool force, struct refusal *ret)
 {
 	struct registry_env env;
-	struct link_status status = {0};
+	struct users users = {0};
 	char text[480] = "";
 	int rc = environment_get(t, name, &env, ret);
 
@@ -309,15 +309,12 @@ int environment_unmount(struct tenant *t, const char *name, bool force, struct r
 		return refuse(ret, -ENOKEY, "L7", "%s is locked, and so not mounted", name);
 	if (env.state == ENV_UNMOUNTED && !t->workers.alive(t->workers.ctx, name))
 		return refuse(ret, -EALREADY, "", "%s is not mounted", name);
-	rc = t->workers.stop(t->workers.ctx, &env, false, force, &status, text);
+	rc = t->workers.stop(t->workers.ctx, &env, false, force, &users, text);
 	if (rc == -EBUSY) {
-		char users[200] = "";
+		char names[200];
 
-		for (uint32_t k = 0; k < MIN(status.user_count, 5u); k++)
-			snprintf(users + strlen(users), sizeof(users) - strlen(users), " %s (%d)", status.users[k].name,
-				status.users[k].pid);
-		return refuse(ret, rc, "", "%s is in use by%s%s: stop them first, or use --force", name, users,
-			status.user_count > 5 ? " and others" : "");
+		users_text(&users, names, sizeof(names));
+		return refuse(ret, rc, "", "%s is in use by %s: stop them first, or use --force", name, users.count ? names : "processes");
 	}
 	if (rc < 0)
 		return refuse(ret, rc, "", "%s: %s", name, text[0] ? text : strerror(-rc));
@@ -325,13 +322,13 @@ int environment_unmount(struct tenant *t, const char *name, bool force, struct r
 	return rc < 0 ? registry_refusal(rc, ret) : 0;
 }
 
-int environment_lock(struct tenant *t, const char *name, struct link_status *ret_status, struct refusal *ret)
+int environment_lock(struct tenant *t, const char *name, struct users *ret_users, struct refusal *ret)
 {
 	struct registry_env env;
 	char text[480] = "";
 	int rc = environment_get(t, name, &env, ret);
 
-	*ret_status = (struct link_status){0};
+	*ret_users = (struct users){0};
 	if (rc < 0)
 		return rc;
 	if (environment_is_locked(&env))
@@ -341,7 +338,7 @@ int environment_lock(struct tenant *t, const char *name, struct link_status *ret
 	if (rc < 0)
 		return registry_refusal(rc, ret);
 	if (env.state == ENV_MOUNTED || t->workers.alive(t->workers.ctx, name)) {
-		rc = t->workers.stop(t->workers.ctx, &env, true, true, ret_status, text);
+		rc = t->workers.stop(t->workers.ctx, &env, true, true, ret_users, text);
 		if (rc < 0)
 			return refuse(ret, rc, "", "%s is locked, but its worker: %s", name, text[0] ? text : strerror(-rc));
 		snprintf(ret->text, sizeof(ret->text), "%s", text);
@@ -526,7 +523,7 @@ int environment_attach(struct tenant *t, const struct environment_request *reque
 int environment_delete(struct tenant *t, const char *name, const char *confirm, struct refusal *ret)
 {
 	struct registry_env env;
-	struct link_status status = {0};
+	struct users users = {0};
 	char text[480] = "";
 	int rc = environment_get(t, name, &env, ret);
 
@@ -535,7 +532,7 @@ int environment_delete(struct tenant *t, const char *name, const char *confirm, 
 	if (strcmp(confirm, name) != 0)
 		return refuse(ret, -EINVAL, "A2", "deleting %s destroys its data: confirm with --confirm %s", name, name);
 	if (t->workers.alive(t->workers.ctx, name)) {
-		rc = t->workers.stop(t->workers.ctx, &env, false, false, &status, text);
+		rc = t->workers.stop(t->workers.ctx, &env, false, false, &users, text);
 		if (rc < 0)
 			return refuse(ret, rc, "", "%s: %s: unmount it first", name, text[0] ? text : strerror(-rc));
 	}

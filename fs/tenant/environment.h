@@ -5,6 +5,7 @@
 #pragma once
 #include "mount/link.h"
 #include "tenant/registry.h"
+#include "tenant/users.h"
 #include "vault/vault.h"
 
 struct refusal {
@@ -20,7 +21,7 @@ int registry_refusal(int error, struct refusal *ret);
 /* How the rules reach the workers; given by the keeper. Texts come back in text (480 bytes) when something fails. */
 struct worker_ops {
 	int (*start)(void *ctx, const struct registry_env *env, const struct env_key *ek, uint64_t *ret_epoch, char *text);
-	int (*stop)(void *ctx, const struct registry_env *env, bool lock, bool force, struct link_status *ret_status, char *text);
+	int (*stop)(void *ctx, const struct registry_env *env, bool lock, bool force, struct users *ret_users, char *text);
 	bool (*alive)(void *ctx, const char *name);
 	/* Replaces the wraps of a mounted environment's header. */
 	int (*rewrap)(void *ctx, const char *name, const struct env_wrap *wraps, size_t n, char *text);
@@ -63,8 +64,8 @@ int environment_mount(struct tenant *t, const char *name, struct refusal *ret) M
 /* Mounts what the registry says is mounted and no worker serves: after a start of tdefsd or the death of a worker. */
 int environment_resume(struct tenant *t, const char *name, struct refusal *ret) MUST_CHECK;
 int environment_unmount(struct tenant *t, const char *name, bool force, struct refusal *ret) MUST_CHECK;
-/* ret_status lists who had files open. */
-int environment_lock(struct tenant *t, const char *name, struct link_status *ret_status, struct refusal *ret) MUST_CHECK;
+/* ret_users: who had files open. */
+int environment_lock(struct tenant *t, const char *name, struct users *ret_users, struct refusal *ret) MUST_CHECK;
 /* U3: one that the tenant's lock took wants confirmed, and its key Active. */
 int environment_unlock(struct tenant *t, const char *name, bool confirmed, struct refusal *ret) MUST_CHECK;
 /* E2, E3: to the region's active key; back to the platform key. Mounted or not. confirm: the name, as typed; NULL will do, with

@@ -43,7 +43,7 @@ static int activate_one(struct run *run, struct registry_env *env, struct refusa
 static int lock_one(struct run *run, struct registry_env *env, struct refusal *ret)
 {
 	struct env_key_source source;
-	struct link_status status;
+	struct users users;
 	char text[480] = "";
 	int rc = 0;
 
@@ -54,7 +54,7 @@ static int lock_one(struct run *run, struct registry_env *env, struct refusal *r
 		env->state = ENV_TENANT_LOCKED;
 	}
 	if (run->t->workers.alive(run->t->workers.ctx, env->name))
-		rc = run->t->workers.stop(run->t->workers.ctx, env, true, true, &status, text);
+		rc = run->t->workers.stop(run->t->workers.ctx, env, true, true, &users, text);
 	if (rc < 0)
 		return refuse(ret, rc, "", "%s: its worker: %s", env->name, text[0] ? text : strerror(-rc));
 	rc = environment_source(run->t, env, &source, ret);

@@ -60,14 +60,12 @@ int main(int argc, char **argv)
 	}
 	if (rc < 0) {
 		fprintf(stderr, "worker_client: %s%s%s\n", strerror(-rc), m.text[0] ? ": " : "", m.text);
-		for (unsigned k = 0; k < m.status.user_count && k < LINK_USERS_MAX; k++)
-			fprintf(stderr, "user %d %s\n", m.status.users[k].pid, m.status.users[k].name);
 		return 1;
 	}
 	const struct link_status *s = &m.status;
-	printf("pid=%d epoch=%llu refused=%llu resealed=%llu intents=%llu syncs=%llu open=%llu users=%u scrub=%u/%llu/%llu/%llu\n",
+	printf("pid=%d epoch=%llu refused=%llu resealed=%llu intents=%llu syncs=%llu open=%llu scrub=%u/%llu/%llu/%llu\n",
 		s->pid, (unsigned long long)s->epoch, (unsigned long long)s->refused, (unsigned long long)s->resealed,
-		(unsigned long long)s->intents, (unsigned long long)s->syncs, (unsigned long long)s->open_files, s->user_count,
+		(unsigned long long)s->intents, (unsigned long long)s->syncs, (unsigned long long)s->open_files,
 		s->scrub_running, (unsigned long long)s->scrub_files, (unsigned long long)s->scrub_blocks,
 		(unsigned long long)s->scrub_bad);
 	return 0;
