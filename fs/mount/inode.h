@@ -25,6 +25,7 @@ struct inode {
 	struct timespec mtime; /* of a regular file, as the kernel has it; lock */
 	bool has_mtime;        /* lock */
 	atomic_bool touched;   /* the lower file was written since mtime was set */
+	atomic_uint_fast64_t cached_ns; /* when the kernel last read into its page cache, CLOCK_MONOTONIC */
 	signed char default_acl; /* of a directory: 1 has one, 0 has none, -1 not asked yet; lock */
 };
 

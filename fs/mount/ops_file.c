@@ -40,6 +40,23 @@ static char *buffer_get(size_t size)
 	return b->b;
 }
 
+/* A request is served well within this time, so pages that it found stale were read since. */
+#define CACHED_LATELY_NS (UINT64_C(60) * 1000000000)
+
+/* What an O_DIRECT open reads does not stay in the kernel; unless it is mapped, which then counts as cached from elsewhere only. */
+static void file_note_cached(struct inode *i, const struct fuse_file_info *fi)
+{
+	if (!(fi->flags & O_DIRECT))
+		atomic_store_explicit(&i->cached_ns, clock_monotonic_ns(), memory_order_relaxed);
+}
+
+static bool file_cached_lately(struct inode *i)
+{
+	uint64_t then = atomic_load_explicit(&i->cached_ns, memory_order_relaxed);
+
+	return then && clock_monotonic_ns() - then < CACHED_LATELY_NS;
+}
+
 static struct content *file_content(const struct fuse_file_info *fi)
 {
 	return (struct content *)(uintptr_t)fi->fh;
@@ -151,7 +168,7 @@ static void file_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, st
 	char *buf = buffer_get(size);
 	ssize_t n = buf ? ops_gate(s) : -ENOMEM;
 
-	(void)ino;
+	file_note_cached(ops_inode(s, ino), fi);
 	if (n == 0)
 		n = content_read(file_content(fi), buf, size, (uint64_t)off);
 	if (n == 0 || n > 0)
@@ -165,17 +182,20 @@ static void file_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, st
 static void file_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t size, off_t off, struct fuse_file_info *fi)
 {
 	struct session *s = ops_session(req);
+	struct inode *i = ops_inode(s, ino);
 	int rc = content_write(file_content(fi), buf, size, (uint64_t)off);
 
-	inode_touch(ops_inode(s, ino));
-
+	inode_touch(i);
 	if (rc < 0) {
 		ops_reply_error(req, rc);
 		return;
 	}
 	if (device_kill_privileges())
-		ops_kill_privileges(req, ops_inode(s, ino));
-	fuse_reply_write(req, size);
+		ops_kill_privileges(req, i);
+	if ((fi->flags & O_DIRECT) && file_cached_lately(i))
+		deferred_written(s, req, ino, (uint64_t)off, size);
+	else
+		fuse_reply_write(req, size);
 }
 
 static void file_fsync(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_file_info *fi)
@@ -197,7 +217,7 @@ static void file_fallocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t off, 
 
 static void file_lseek(fuse_req_t req, fuse_ino_t ino, off_t off, int whence, struct fuse_file_info *fi)
 {
-	seek_queue(ops_session(req), req, ino, file_content(fi), (uint64_t)off, whence);
+	deferred_seek(ops_session(req), req, ino, file_content(fi), (uint64_t)off, whence);
 }
 
 void ops_file(struct fuse_lowlevel_ops *ops)

@@ -291,12 +291,14 @@ static void tree_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int 
 	struct session *s = ops_session(req);
 	struct inode *i = ops_inode(s, ino);
 	struct stat st, out;
+	/* Of a fallocate that takes suid and sgid nothing arrives but this. */
+	bool kills = device_kill_privileges() || (to_set == 0 && S_ISREG(i->type));
 	int rc = volume_writable(s->v);
 
 	(void)fi;
 	if (rc == 0)
 		rc = ops_gate(s);
-	if (rc == 0 && device_kill_privileges())
+	if (rc == 0 && kills)
 		ops_kill_privileges(req, i);
 	if (rc == 0 && (to_set & FUSE_SET_ATTR_MODE)) {
 		rc = S_ISLNK(i->type) ? -EOPNOTSUPP : io_chmod(i->fd, attr->st_mode & 07777);

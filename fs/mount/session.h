@@ -12,14 +12,14 @@ struct mount_options {
 	bool read_only;
 };
 
-/* seek.c. */
-struct seek_job;
-struct seeker {
+/* deferred.c. */
+struct deferred_job;
+struct deferred {
 	pthread_t thread;
 	bool started; /* the service thread's */
 	pthread_mutex_t lock;
 	pthread_cond_t changed;
-	struct seek_job *head, **tail; /* in order of arrival; lock */
+	struct deferred_job *head, **tail; /* in order of arrival; lock */
 	bool stop;                     /* lock */
 };
 
@@ -31,7 +31,7 @@ struct session {
 	struct fuse_session *se;
 	int device;         /* /dev/fuse; se closes it */
 	struct rotate rotate;
-	struct seeker seeker;
+	struct deferred deferred;
 	atomic_bool closed; /* a lock is under way: nothing more is read out */
 };
 
@@ -61,7 +61,8 @@ bool device_kill_privileges(void);
 bool device_tmpfile(void);
 int device_loop(struct session *s) MUST_CHECK;
 
-/* seek.c: started before there are requests, ended when there are no more. queue: req is answered later. */
-int seek_start(struct session *s) MUST_CHECK;
-void seek_end(struct session *s);
-void seek_queue(struct session *s, fuse_req_t req, fuse_ino_t ino, struct content *content, uint64_t off, int whence);
+/* deferred.c: started before there are requests, ended when there are no more. seek and written: req is answered later. */
+int deferred_start(struct session *s) MUST_CHECK;
+void deferred_end(struct session *s);
+void deferred_seek(struct session *s, fuse_req_t req, fuse_ino_t ino, struct content *content, uint64_t off, int whence);
+void deferred_written(struct session *s, fuse_req_t req, fuse_ino_t ino, uint64_t off, size_t len);

@@ -1,8 +1,8 @@
 /* worker: orders from tdefsd. How a mount ends: ending.c.
  *
  * The main thread takes the orders and never waits for a disk, so that a lock is always taken. What may wait is done by a thread
- * of its own, one order at a time. Others run the FUSE loop with its helpers, answer seeks,
- * seal, scrub and rotate. */
+ * of its own, one order at a time. Others run the FUSE loop with its helpers, answer what has to wait
+ * (deferred.c), seal, scrub and rotate. */
 #include "mount/worker_internal.h"
 
 #include "base/io.h"
@@ -187,14 +187,14 @@ static int worker_start(struct worker *w, struct link_message *m)
 	w->session = (struct session){.v = w->v, .options = a->mount, .name = a->name, .device = TAKE_FD(w->device)};
 	rc = inode_table_init(&w->session.inodes, w->v);
 	if (rc == 0)
-		rc = seek_start(&w->session);
+		rc = deferred_start(&w->session);
 	if (rc == 0)
 		rc = device_open(&w->session);
 	if (rc == 0)
 		rc = mounter_ask(w->mounter.orders, MOUNTER_MOUNT, MOUNT_LIMIT_MS, &w->cancel);
 	if (rc < 0) {
 		snprintf(m->text, sizeof(m->text), "cannot mount on %s: %s", a->mountpoint, strerror(-rc));
-		seek_end(&w->session);
+		deferred_end(&w->session);
 		inode_table_done(&w->session.inodes);
 		if (w->session.se)
 			fuse_session_destroy(w->session.se);

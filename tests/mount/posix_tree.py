@@ -1,5 +1,6 @@
 #!/usr/bin/python3
 """Names, links, owners, permissions, attributes, times: the mount beside ext4 (see sidebyside.py)."""
+import mmap
 import os
 import socket
 import stat
@@ -9,7 +10,7 @@ import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../lib"))
 import tdefs
-from sidebyside import (EXCHANGE, NOREPLACE, as_ids, brief, call, compare, link_fd, make, read, renameat2)
+from sidebyside import (EXCHANGE, NOREPLACE, as_ids, brief, call, compare, fallocate, link_fd, make, read, renameat2)
 
 USER, OTHER = 12345, 23456      # need no account
 
@@ -287,15 +288,21 @@ def suid_clearing(d):
         os.chown(name, USER, USER)
         os.chmod(name, mode)
 
-    def writes(name):
+    def writes(name, flags=0):
+        fd = os.open(name, os.O_WRONLY | flags)
+        with mmap.mmap(-1, 4096) as m:
+            os.writev(fd, [m])
+        os.close(fd)
+
+    def allocates(name):
         fd = os.open(name, os.O_WRONLY)
-        os.write(fd, b"x")
+        fallocate(fd, 0, 0, 10000)
         os.close(fd)
 
     os.chmod(".", 0o777)
     for mode in (0o4777, 0o2777, 0o6777, 0o2767, 0o6755):
         n = "%o" % mode
-        for what in "wtocrghsd":
+        for what in "wtocrghsdfkD":
             setup(what + n, mode)
         yield as_ids(USER, USER, writes, "w" + n), brief("w" + n)
         yield as_ids(OTHER, USER, writes, "g" + n), brief("g" + n)
@@ -307,6 +314,9 @@ def suid_clearing(d):
         yield as_ids(USER, USER, os.chown, "c" + n, USER, USER), brief("c" + n)
         os.chown("c" + n, OTHER, OTHER)
         yield brief("c" + n)
+        for name, who in (("f", USER), ("k", OTHER)):
+            yield as_ids(who, who, allocates, name + n), brief(name + n)
+        yield as_ids(USER, USER, writes, "D" + n, os.O_DIRECT), brief("D" + n)
         yield as_ids(USER, OTHER, os.chown, "d" + n, -1, OTHER), brief("d" + n)
         writes("r" + n)
         yield brief("r" + n)
