@@ -9,6 +9,7 @@
 #include <time.h>
 
 #define STATUS_LIMIT_MS 5000
+#define HEADER_LIMIT_MS 1000
 
 json_t *json_number(uint64_t n)
 {
@@ -20,33 +21,36 @@ static int64_t duration_s(uint64_t ns)
 	return (int64_t)((ns + 999999999u) / 1000000000u);
 }
 
-static void environment_key(const struct registry_env *env, json_t *o)
+static void environment_key(struct keeper *k, const struct registry_env *env, json_t *o)
 {
-	struct envheader h = {0};
-	int rc = envheader_read_path(env->store, &h);
+	struct env_key_source source = {.source = "unknown"};
+	struct refusal refusal;
 
-	json_object_set_new(o, "key_source", json_string(rc == 0 ? h.wraps[0].source : "unknown"));
-	json_object_set_new(o, "key", json_string(rc == 0 ? h.wraps[0].key_name : ""));
-	json_object_set_new(o, "fingerprint", json_string(rc == 0 ? h.wraps[0].fingerprint : ""));
-	if (rc == 0)
-		envheader_done(&h);
+	(void)!environment_source_within(&k->tenant, env, HEADER_LIMIT_MS, &source, &refusal);
+	json_object_set_new(o, "key_source", json_string(source.source));
+	json_object_set_new(o, "key", json_string(source.key_name));
+	json_object_set_new(o, "fingerprint", json_string(source.fingerprint));
 }
 
 json_t *environment_json(struct keeper *k, const struct registry_env *env)
 {
-	const struct supervised *e = supervisor_find(&k->supervisor, env->name);
+	const struct supervised *found = supervisor_find(&k->supervisor, env->name);
+	/* A copy: the big lock is let go below. One that is being locked answers when that is done. */
+	const struct supervised copy = found ? *found : (struct supervised){0}, *e = found ? &copy : NULL;
+	bool ends = e && (e->locking || e->left);
 	struct link_message m = {.type = LINK_STATUS};
 	const struct link_status *st = &m.status;
-	bool answers = e && e->pid > 0 && supervisor_call(&k->supervisor, env->name, STATUS_LIMIT_MS, &m) == 0;
+	bool answers = e && e->pid > 0 && !ends && supervisor_call(&k->supervisor, env->name, STATUS_LIMIT_MS, &m) == 0;
 	const char *state = env->state == ENV_MOUNTED && !(e && e->pid > 0) ? "failed" : env_state_name(env->state);
 
 	if (!answers)
 		m.status = (struct link_status){0};
 	json_t *o = json_pack("{ss ss ss ss ss ss}", "name", env->name, "type", env->type, "region", env->region, "state", state,
 		"store", env->store, "mountpoint", env->mountpoint);
-	environment_key(env, o);
+	environment_key(k, env, o);
 	json_object_set_new(o, "epoch", json_number(answers ? st->epoch : env->epoch));
-	json_object_set_new(o, "silent", json_boolean(e && e->pid > 0 && !answers));
+	json_object_set_new(o, "left", json_boolean(e && e->left));
+	json_object_set_new(o, "silent", json_boolean(e && e->pid > 0 && !answers && !ends));
 	json_object_set_new(o, "pid", json_number(e && e->pid > 0 ? (uint64_t)e->pid : 0));
 	json_object_set_new(o, "uptime", json_number(e && e->pid > 0 ? (uint64_t)(clock_realtime_s() - e->started) : 0));
 	json_object_set_new(o, "restarts", json_number(e ? (uint64_t)e->restarts : 0));
@@ -100,6 +104,8 @@ static void attention_of_environment(const json_t *o, char *line, size_t size)
 	line[0] = '\0';
 	if (strcmp(text_in(o, "state"), "failed") == 0)
 		snprintf(line, size, "%s is not mounted: %.250s", name, text_in(o, "reason"));
+	else if (json_is_true(json_object_get(o, "left")))
+		snprintf(line, size, "%s: its last worker (pid %lld) hangs in the kernel: does the store's disk answer?", name, number_in(o, "pid"));
 	else if (json_is_true(json_object_get(o, "silent")))
 		snprintf(line, size, "%s: its worker (pid %lld) does not answer", name, number_in(o, "pid"));
 	else if (json_is_true(json_object_get(o, "poisoned")))

@@ -3,6 +3,7 @@
 
 #include "base/log.h"
 #include "tenant/audit.h"
+#include "tenant/claim.h"
 #include "tenant/guard.h"
 
 #include <stdio.h>
@@ -193,13 +194,26 @@ static int do_env_lock(struct request *rq)
 		rc = environment_get(&rq->k->tenant, name, &env, &rq->refusal);
 	if (rc < 0)
 		return rc;
-	if (dry_run)
+	if (dry_run) {
+		tenant_let_go(&rq->k->tenant);
 		users_find(env.mountpoint, USERS_LIMIT_MS, &users);
-	else
+		tenant_take_again(&rq->k->tenant);
+	} else {
 		rc = environment_lock(&rq->k->tenant, name, &users, &rq->refusal);
+	}
+	if (rc < 0)
+		return rc;
 	json_object_set_new(rq->reply, "users", users_json(&users));
-	json_object_set_new(rq->reply, "message", json_string(rc == 0 ? rq->refusal.text : ""));
-	return rc;
+	json_object_set_new(rq->reply, "message", json_string(rq->refusal.text));
+	/* The audit entry says both. */
+	if (users.count) {
+		char message[160], names[300];
+
+		snprintf(message, sizeof(message), "%.159s", rq->refusal.text);
+		users_text(&users, names, sizeof(names));
+		snprintf(rq->refusal.text, sizeof(rq->refusal.text), "had files open: %s%s%s", names, message[0] ? "; " : "", message);
+	}
+	return 0;
 }
 
 static int do_env_unlock(struct request *rq)

@@ -2,6 +2,7 @@
 #include "control/request_internal.h"
 
 #include "base/log.h"
+#include "tenant/claim.h"
 #include "tenant/guard.h"
 #include "tenant/key.h"
 #include "vault/byok.h"
@@ -315,6 +316,14 @@ int do_env_key(struct request *rq)
 			env = &list[k];
 	if (!env)
 		return refuse(&rq->refusal, -ENOENT, "", "no environment of this tenant has the store %.300s", store);
+	CLEANUP(claim_done) struct claim claim = {0};
+	struct registry_env now;
+	rc = claim_take(&rq->k->tenant, env->name, "is being verified", &claim, &rq->refusal);
+	if (rc == 0)
+		rc = environment_get(&rq->k->tenant, env->name, &now, &rq->refusal);
+	if (rc < 0)
+		return rc;
+	env = &now;
 	if (rq->peer->uid != 0)
 		return refuse(&rq->refusal, -EPERM, "", "the key of %s is handed to root alone, for tdefs-fsck", env->name);
 	if (env->state == ENV_LOCKED || env->state == ENV_TENANT_LOCKED)
@@ -323,6 +332,11 @@ int do_env_key(struct request *rq)
 		return refuse(&rq->refusal, -EBUSY, "", "%s is mounted: use keyctl scrub %s", env->name, env->name);
 	ek = KEY_NEW(struct env_key);
 	rc = ek ? environment_unwrap(&rq->k->tenant, env, ek, &rq->refusal) : -ENOMEM;
+	/* A lock may have come while the header was read. */
+	if (rc == 0)
+		rc = environment_get(&rq->k->tenant, now.name, &now, &rq->refusal);
+	if (rc == 0 && (now.state == ENV_LOCKED || now.state == ENV_TENANT_LOCKED))
+		rc = refuse(&rq->refusal, -ENOKEY, "L7", "%s is locked", now.name);
 	if (rc == 0) {
 		rq->reply_fd = wire_memfd(ek->b, sizeof(ek->b));
 		rc = MIN(rq->reply_fd, 0);

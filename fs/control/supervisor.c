@@ -2,6 +2,9 @@
 #include "control/supervisor.h"
 
 #include "base/log.h"
+#include "base/patience.h"
+#include "control/hook.h"
+#include "tenant/claim.h"
 
 #include <fcntl.h>
 #include <poll.h>
@@ -12,12 +15,14 @@
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
-#include <sys/vfs.h>
 #include <sys/wait.h>
 
 #define START_LIMIT_MS 60000
 #define STATUS_LIMIT_MS 5000
 #define USERS_LIMIT_MS 2000
+#define DETACH_LIMIT_MS 5000
+#define LOCK_SLACK_MS 3000 /* over lock.timeout, for the way there and back */
+#define KILL_LIMIT_MS 5000
 
 static void worker_socket(const struct supervisor *s, const char *name, char ret[1100])
 {
@@ -82,8 +87,46 @@ int supervisor_call(struct supervisor *s, const char *name, int timeout_ms, stru
 	char path[1100];
 
 	worker_socket(s, name, path);
+	tenant_let_go(s->tenant);
 	CLEANUP_CLOSE int fd = link_connect(path);
-	return fd < 0 ? fd : link_call(fd, timeout_ms, m);
+	int rc = fd < 0 ? fd : link_call(fd, timeout_ms, m);
+	tenant_take_again(s->tenant);
+	return rc;
+}
+
+/* Whether the worker ended before limit_ms were over. */
+static bool entry_ended(struct supervisor *s, const struct supervised *e, int limit_ms)
+{
+	struct pollfd p = {.fd = fcntl(e->pidfd, F_DUPFD_CLOEXEC, 0), .events = POLLIN};
+
+	tenant_let_go(s->tenant);
+	bool ended = poll(&p, 1, limit_ms) > 0;
+	tenant_take_again(s->tenant);
+	util_closep(&p.fd);
+	return ended;
+}
+
+/* ---- a mount without a worker ---- */
+
+static int detach_run(void *mountpoint)
+{
+	return umount2(mountpoint, MNT_FORCE | MNT_DETACH | UMOUNT_NOFOLLOW) < 0 ? -errno : 0;
+}
+
+/* What a worker that died left; the way there may lead over a dead disk. */
+static void mount_detach(struct supervisor *s, const char *mountpoint)
+{
+	char *copy = users_device(mountpoint) ? strdup(mountpoint) : NULL;
+
+	if (!copy)
+		return;
+	tenant_let_go(s->tenant);
+	int rc = patience(detach_run, copy, free, DETACH_LIMIT_MS);
+	tenant_take_again(s->tenant);
+	if (rc < 0)
+		log_warn("%s: the dead mount was not detached: %s", mountpoint, strerror(-rc));
+	if (rc != -ETIMEDOUT)
+		free(copy);
 }
 
 /* ---- starting ---- */
@@ -150,8 +193,13 @@ static int ops_start(void *ctx, const struct registry_env *env, const struct env
 	struct supervised *e = entry_get(s, env);
 	char socket[1100], reason[256];
 	struct link_message m = {.type = LINK_START, .start = {.key = *ek, .min_epoch = env->epoch}};
-	int rc = e ? 0 : -ENOMEM;
+	int rc = e ? 0 : -ENOMEM, pidfd = -1;
 
+	if (e && e->left) {
+		secret_wipe(&m, sizeof(m));
+		snprintf(text, 480, "its last worker (pid %d) still hangs in the kernel: does the store's disk answer?", (int)e->pid);
+		return -EBUSY;
+	}
 	worker_socket(s, env->name, socket);
 	/* What a dead worker left in the way. */
 	unlink(socket);
@@ -160,30 +208,31 @@ static int ops_start(void *ctx, const struct registry_env *env, const struct env
 
 		rc = pid < 0 ? -errno : entry_watch(s, e, pid);
 	}
-	CLEANUP_CLOSE int fd = rc == 0 ? worker_wait(socket, e->pidfd) : rc;
-	if (fd >= 0)
-		rc = link_call(fd, START_LIMIT_MS, &m);
-	else
-		rc = fd;
+	if (rc == 0)
+		pidfd = fcntl(e->pidfd, F_DUPFD_CLOEXEC, 0);
+	tenant_let_go(s->tenant);
+	CLEANUP_CLOSE int fd = rc == 0 ? worker_wait(socket, pidfd) : rc;
+	rc = fd < 0 ? fd : link_call(fd, START_LIMIT_MS, &m);
+	tenant_take_again(s->tenant);
+	util_closep(&pidfd);
 	snprintf(text, 480, "%.479s", m.type == LINK_REPLY ? m.text : "");
 	if (rc == 0)
 		*ret_epoch = m.status.epoch;
 	secret_wipe(&m, sizeof(m));
-	if (rc < 0 && e) {
-		if (e->pidfd >= 0) {
-			/* A worker that could not start ends by itself; one that hangs is ended. */
-			struct pollfd p = {.fd = e->pidfd, .events = POLLIN};
-			if (poll(&p, 1, STATUS_LIMIT_MS) <= 0 && e->pid > 0)
-				kill(e->pid, SIGKILL);
-			poll(&p, 1, STATUS_LIMIT_MS);
-			worker_reap(e, reason, sizeof(reason));
-			if (!text[0])
-				snprintf(text, 480, "its worker: %s", reason);
+	if (rc < 0 && e && e->pidfd >= 0) {
+		/* A worker that could not start ends by itself; one that hangs is ended. */
+		if (!entry_ended(s, e, STATUS_LIMIT_MS)) {
+			kill(e->pid, SIGKILL);
+			e->left = !entry_ended(s, e, STATUS_LIMIT_MS);
 		}
+		if (!e->left)
+			worker_reap(e, reason, sizeof(reason));
+		if (!text[0])
+			snprintf(text, 480, e->left ? "its worker hangs in the kernel" : "its worker: %s", reason);
 		unlink(socket);
-		if (e->restarts == 0)
-			entry_remove(s, e);
 	}
+	if (rc < 0 && e && !e->left && e->restarts == 0)
+		entry_remove(s, e);
 	return rc;
 }
 
@@ -191,50 +240,112 @@ static bool ops_alive(void *ctx, const char *name)
 {
 	const struct supervised *e = supervisor_find(ctx, name);
 
-	return e && e->pid > 0;
+	return e && e->pid > 0 && !e->left;
 }
 
 /* ---- stopping ---- */
 
-static int ops_stop(void *ctx, const struct registry_env *env, bool lock, bool force, struct users *ret_users, char *text)
+/* The lock order to the worker, and its end one way or the other; no lock is held. text: what was lost. */
+static bool worker_lock(const struct supervisor *s, const struct supervised *e, int pidfd, struct users *ret_users, char *text)
+{
+	uint64_t limit_ms = s->config->lock_timeout_ns / 1000000;
+	struct link_message m = {.type = LINK_LOCK, .arg = limit_ms};
+	struct pollfd p = {.fd = pidfd, .events = POLLIN};
+	char socket[1100], hook[160] = "", lost[480] = "";
+
+	hook_run(&(struct hook){s->config->on_lock, s->config->on_lock_user, s->config->on_lock_timeout_ns}, e->name, e->mountpoint, hook);
+	users_find(e->mountpoint, USERS_LIMIT_MS, ret_users);
+	worker_socket(s, e->name, socket);
+	CLEANUP_CLOSE int fd = link_connect(socket);
+	int rc = fd < 0 ? fd : link_call(fd, (int)limit_ms + LOCK_SLACK_MS, &m);
+	bool answered = m.type == LINK_REPLY, ended = poll(&p, 1, answered ? 1000 : 0) > 0;
+	if (answered) {
+		snprintf(lost, sizeof(lost), "%s", m.text);
+	} else if (!ended) {
+		log_warn("%s: its worker does not answer (%s) and is killed", e->name, strerror(-rc));
+		syscall(SYS_pidfd_send_signal, pidfd, SIGKILL, NULL, 0);
+		ended = poll(&p, 1, KILL_LIMIT_MS) > 0;
+		snprintf(lost, sizeof(lost), "its worker did not answer and was killed: what was not synced may be lost, and its memory was not wiped");
+	}
+	if (!ended)
+		log_warn("%s: its worker hangs in the kernel and is left behind%s", e->name, answered ? ", without its keys" : "");
+	snprintf(text, 480, "%s%s%.300s", hook, hook[0] && lost[0] ? "; " : "", lost);
+	return ended;
+}
+
+static int ops_lock(void *ctx, const struct registry_env *env, struct users *ret_users, char *text)
 {
 	struct supervisor *s = ctx;
 	struct supervised *e = entry_find(s, env->name);
-	uint64_t limit_ms = s->config->lock_timeout_ns / 1000000;
-	struct link_message m = {.type = lock ? LINK_LOCK : LINK_UNMOUNT, .flag = force, .arg = limit_ms};
-	char socket[1100], reason[256];
 
 	*ret_users = (struct users){0};
-	if (!e)
+	while (e && e->locking) {
+		pthread_cond_wait(&s->tenant->unclaimed, s->lock);
+		e = entry_find(s, env->name);
+	}
+	if (!e || e->pid <= 0 || e->left)
 		return 0;
-	if (lock || force)
-		users_find(e->mountpoint, USERS_LIMIT_MS, ret_users);
-	int rc = e->pid > 0 ? supervisor_call(s, env->name, (int)limit_ms + 2 * START_LIMIT_MS, &m) : 0;
-	if (e->pid > 0 && m.type == LINK_REPLY)
-		snprintf(text, 480, "%.479s", m.text);
-	if (rc == -EBUSY && !force) {
-		users_find(e->mountpoint, USERS_LIMIT_MS, ret_users);
+	e->locking = true;
+	const struct supervised copy = *e;
+	CLEANUP_CLOSE int pidfd = fcntl(e->pidfd, F_DUPFD_CLOEXEC, 0);
+	tenant_let_go(s->tenant);
+	bool ended = worker_lock(s, &copy, pidfd, ret_users, text);
+	tenant_take_again(s->tenant);
+	/* Who had the claim may have taken it away by now. */
+	e = entry_find(s, env->name);
+	if (e && e->pid == copy.pid) {
+		e->locking = false;
+		e->left = !ended;
+	}
+	pthread_cond_broadcast(&s->tenant->unclaimed);
+	return 0;
+}
+
+static int worker_unmount(struct supervisor *s, struct supervised *e, struct users *ret_users, char *text)
+{
+	struct link_message m = {.type = LINK_UNMOUNT};
+	int rc = supervisor_call(s, e->name, (int)(s->config->lock_timeout_ns / 1000000) + START_LIMIT_MS, &m);
+
+	snprintf(text, 480, "%.479s", m.type == LINK_REPLY ? m.text : "");
+	if (rc == -EBUSY && m.type == LINK_REPLY) {
+		char mountpoint[sizeof(e->mountpoint)];
+
+		strcpy(mountpoint, e->mountpoint);
+		tenant_let_go(s->tenant);
+		users_find(mountpoint, USERS_LIMIT_MS, ret_users);
+		tenant_take_again(s->tenant);
 		return rc;
 	}
-	if (e->pid > 0) {
-		struct pollfd p = {.fd = e->pidfd, .events = POLLIN};
-
-		/* A worker that does not answer a lock is killed: its keys go with it. */
-		if (poll(&p, 1, rc < 0 ? 0 : START_LIMIT_MS) <= 0 && (lock || force)) {
-			log_warn("%s: the worker did not end in time and is killed", env->name);
-			kill(e->pid, SIGKILL);
-			poll(&p, 1, START_LIMIT_MS);
-			snprintf(text, 480, "its worker did not answer and was killed: what was not synced may be lost");
-			rc = 0;
-		} else if (rc < 0 && poll(&p, 1, 0) <= 0) {
-			return rc;
-		}
-		worker_reap(e, reason, sizeof(reason));
+	if (!entry_ended(s, e, m.type == LINK_REPLY ? START_LIMIT_MS : 0)) {
+		if (!text[0])
+			snprintf(text, 480, "its worker does not answer: keyctl env unmount --force does without");
+		return rc < 0 ? rc : -ETIMEDOUT;
 	}
-	umount2(e->mountpoint, MNT_DETACH | UMOUNT_NOFOLLOW);
+	return m.type == LINK_REPLY ? rc : 0;
+}
+
+static int ops_stop(void *ctx, const struct registry_env *env, bool force, struct users *ret_users, char *text)
+{
+	struct supervisor *s = ctx;
+	struct supervised *e = entry_find(s, env->name);
+	char socket[1100], reason[256];
+	int rc = 0;
+
+	*ret_users = (struct users){0};
+	if (e && force)
+		rc = ops_lock(s, env, ret_users, text);
+	else if (e && e->pid > 0 && !e->left)
+		rc = worker_unmount(s, e, ret_users, text);
+	e = entry_find(s, env->name);
+	if (e && e->pid > 0 && !e->left && !entry_ended(s, e, 0))
+		return rc;
+	if (e && e->pid > 0 && !e->left)
+		worker_reap(e, reason, sizeof(reason));
+	mount_detach(s, env->mountpoint);
 	worker_socket(s, env->name, socket);
 	unlink(socket);
-	entry_remove(s, e);
+	if (e && !e->left)
+		entry_remove(s, e);
 	return rc;
 }
 
@@ -267,9 +378,14 @@ static int ops_rotate(void *ctx, const char *name, const struct env_key *ek, con
 
 static void entry_died(struct supervisor *s, struct supervised *e)
 {
+	char mountpoint[sizeof(e->mountpoint)];
+	CLEANUP(claim_done) struct claim claim = {0};
+	struct refusal refusal;
+
+	/* Nobody has it: supervisor_watch looked. */
+	(void)!claim_take(s->tenant, e->name, "is being cleared away", &claim, &refusal);
 	worker_reap(e, e->reason, sizeof(e->reason));
 	log_error("%s: its worker died: %s", e->name, e->reason);
-	umount2(e->mountpoint, MNT_DETACH | UMOUNT_NOFOLLOW);
 	if (e->restarts < s->config->restart_limit) {
 		uint64_t delay = s->config->restart_delay_ns << MIN(e->restarts, 8);
 
@@ -277,25 +393,74 @@ static void entry_died(struct supervisor *s, struct supervised *e)
 	} else {
 		log_error("%s: gave up after %d restarts: keyctl env mount %s tries again", e->name, e->restarts, e->name);
 	}
+	strcpy(mountpoint, e->mountpoint);
+	mount_detach(s, mountpoint);
+}
+
+struct retry {
+	struct supervisor *supervisor;
+	char name[64];
+};
+
+/* In a thread of its own: a start may hang for long. */
+static void *retry_run(void *arg)
+{
+	CLEANUP_FREE struct retry *r = arg;
+	struct supervisor *s = r->supervisor;
+	struct refusal refusal = {0};
+
+	pthread_mutex_lock(s->lock);
+	int rc = environment_resume(s->tenant, r->name, &refusal);
+	struct supervised *e = entry_find(s, r->name);
+	if (rc == 0) {
+		log_info("%s: mounted again", r->name);
+	} else if (e) {
+		log_error("%s: could not be mounted again: %s", r->name, refusal.text);
+		if (e->restarts < s->config->restart_limit)
+			e->retry_at_ns = clock_monotonic_ns() + (s->config->restart_delay_ns << MIN(e->restarts, 8));
+		eventfd_write(s->wake, 1);
+	}
+	pthread_mutex_unlock(s->lock);
+	return NULL;
 }
 
 static void entry_retry(struct supervisor *s, struct supervised *e)
 {
-	struct refusal refusal = {0};
-	char name[64];
+	struct retry *r = malloc(sizeof(*r));
+	pthread_t thread;
 
-	strcpy(name, e->name);
 	e->retry_at_ns = 0;
 	e->restarts++;
-	int rc = environment_resume(s->tenant, name, &refusal);
-	e = entry_find(s, name);
-	if (rc == 0) {
-		log_info("%s: mounted again", name);
-	} else if (e) {
-		log_error("%s: could not be mounted again: %s", name, refusal.text);
-		if (e->restarts < s->config->restart_limit)
-			e->retry_at_ns = clock_monotonic_ns() + (s->config->restart_delay_ns << MIN(e->restarts, 8));
+	if (!r)
+		return;
+	r->supervisor = s;
+	strcpy(r->name, e->name);
+	if (pthread_create(&thread, NULL, retry_run, r) == 0)
+		pthread_detach(thread);
+	else
+		free(r);
+}
+
+/* What has to be done now for one entry. Whether anything was: the list may be another one then. */
+static bool entry_look(struct supervisor *s, struct supervised *e, uint64_t now)
+{
+	struct pollfd p = {.fd = e->pidfd, .events = POLLIN};
+
+	if (e->pid > 0 && poll(&p, 1, 0) > 0) {
+		if (!e->left) {
+			entry_died(s, e);
+			return true;
+		}
+		worker_reap(e, e->reason, sizeof(e->reason));
+		log_info("%s: its last worker has ended", e->name);
+		entry_remove(s, e);
+		return true;
 	}
+	if (e->retry_at_ns && e->retry_at_ns <= now) {
+		entry_retry(s, e);
+		return true;
+	}
+	return false;
 }
 
 void *supervisor_watch(void *arg)
@@ -308,21 +473,21 @@ void *supervisor_watch(void *arg)
 		struct pollfd p[1024] = {{.fd = s->wake, .events = POLLIN}};
 		nfds_t n = 1;
 		uint64_t now = clock_monotonic_ns(), next = UINT64_MAX;
+		struct supervised *e = s->list;
 
-		for (struct supervised *e = s->list, *after; e; e = after) {
-			after = e->next;
-			if (e->pid > 0) {
-				struct pollfd one = {.fd = e->pidfd, .events = POLLIN};
-
-				if (poll(&one, 1, 0) > 0)
-					entry_died(s, e);
-				else if (n < ARRAY_LEN(p))
-					p[n++] = one;
+		while (e) {
+			/* Whoever works on it sees to its end as well. */
+			if (!e->locking && !claim_find(s->tenant, e->name)) {
+				if (entry_look(s, e, now)) {
+					e = s->list;
+					continue;
+				}
+				if (e->pid > 0 && n < ARRAY_LEN(p))
+					p[n++] = (struct pollfd){.fd = e->pidfd, .events = POLLIN};
+				if (e->retry_at_ns)
+					next = MIN(next, e->retry_at_ns);
 			}
-			if (e->retry_at_ns && e->retry_at_ns <= now)
-				entry_retry(s, e);
-			else if (e->retry_at_ns)
-				next = MIN(next, e->retry_at_ns);
+			e = e->next;
 		}
 		int timeout = next == UINT64_MAX ? -1 : (int)((next > now ? next - now : 0) / 1000000 + 1);
 		pthread_mutex_unlock(s->lock);
@@ -336,13 +501,19 @@ void *supervisor_watch(void *arg)
 	return NULL;
 }
 
+static void ops_released(void *ctx)
+{
+	const struct supervisor *s = ctx;
+
+	eventfd_write(s->wake, 1);
+}
+
 /* ---- the start and the end of tdefsd ---- */
 
 static bool take_back_one(struct supervisor *s, const struct registry_env *env)
 {
 	struct link_message m = {.type = LINK_STATUS};
 	struct supervised *e;
-	struct statfs fs;
 	int rc = supervisor_call(s, env->name, STATUS_LIMIT_MS, &m);
 
 	if (rc == 0 && m.status.state == LINK_SERVING) {
@@ -356,9 +527,7 @@ static bool take_back_one(struct supervisor *s, const struct registry_env *env)
 		m = (struct link_message){.type = LINK_UNMOUNT};
 		(void)!supervisor_call(s, env->name, STATUS_LIMIT_MS, &m);
 	}
-	/* A dead mount answers ENOTCONN. */
-	if (statfs(env->mountpoint, &fs) < 0 && errno == ENOTCONN)
-		umount2(env->mountpoint, MNT_DETACH | UMOUNT_NOFOLLOW);
+	mount_detach(s, env->mountpoint);
 	return false;
 }
 
@@ -378,7 +547,7 @@ void supervisor_take_back(struct supervisor *s)
 
 		if (taken && list[k].state != ENV_MOUNTED) {
 			log_info("%s: is %s, but a worker served it still", list[k].name, env_state_name(list[k].state));
-			(void)!ops_stop(s, &list[k], true, true, &users, text);
+			(void)!ops_stop(s, &list[k], true, &users, text);
 		} else if (!taken && list[k].state == ENV_MOUNTED) {
 			rc = environment_resume(s->tenant, list[k].name, &refusal);
 			if (rc < 0) {
@@ -401,7 +570,7 @@ void supervisor_stop_all(struct supervisor *s)
 
 		strcpy(env.name, s->list->name);
 		strcpy(env.mountpoint, s->list->mountpoint);
-		if (ops_stop(s, &env, false, true, &users, text) < 0)
+		if (ops_stop(s, &env, true, &users, text) < 0)
 			log_warn("%s: %s", env.name, text);
 		if (s->list && strcmp(s->list->name, env.name) == 0)
 			entry_remove(s, s->list);
@@ -415,7 +584,7 @@ int supervisor_init(struct supervisor *s, const struct config *config, struct te
 	*s = (struct supervisor){.config = config, .tenant = tenant, .lock = lock, .wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)};
 	if (s->wake < 0)
 		return -errno;
-	tenant->workers = (struct worker_ops){ops_start, ops_stop, ops_alive, ops_rewrap, ops_rotate, s};
+	tenant->workers = (struct worker_ops){ops_start, ops_lock, ops_stop, ops_alive, ops_rewrap, ops_rotate, ops_released, s};
 	snprintf(s->worker, sizeof(s->worker), "%s", config->worker);
 	if (!s->worker[0]) {
 		n = readlink("/proc/self/exe", s->worker, sizeof(s->worker) - 16);

@@ -1,7 +1,8 @@
 /* supervisor: starts workers, watches them, takes running ones back, starts dead ones again.
  *
  * Workers are no part of tdefsd's life: they go on when it ends. A worker is known by its socket, runtime_dir/NAME.worker.
- * Everything here is called with the keeper's big lock held, but for supervisor_watch, which takes it. */
+ * Everything here is called with the keeper's big lock held, but for supervisor_watch, which takes it. Where a worker is waited
+ * for the lock is let go; an entry is then taken away only by who has the environment's claim. */
 #pragma once
 #include "control/config.h"
 #include "tenant/environment.h"
@@ -14,6 +15,8 @@ struct supervised {
 	pid_t pid;         /* 0: none runs */
 	int pidfd;
 	int64_t started;   /* seconds since 1970 */
+	bool locking;      /* somebody gives it the lock order */
+	bool left;         /* it hangs in the kernel, killed or wiped, and only has to end */
 	int restarts;      /* since the last order from outside */
 	uint64_t retry_at_ns; /* monotonic; 0: no retry is due */
 	char reason[256];  /* why the last one ended unasked */
@@ -38,4 +41,5 @@ void *supervisor_watch(void *s);
 /* Unmounts everything (mount.unmount_on_stop). */
 void supervisor_stop_all(struct supervisor *s);
 const struct supervised *supervisor_find(const struct supervisor *s, const char *name);
+/* Lets the big lock go meanwhile. */
 int supervisor_call(struct supervisor *s, const char *name, int timeout_ms, struct link_message *m) MUST_CHECK;

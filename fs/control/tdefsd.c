@@ -109,6 +109,12 @@ static int keeper_open(struct keeper *k)
 		log_error("the vault %s: %s", vault, strerror(-rc));
 		return rc;
 	}
+	pthread_condattr_t attr;
+	pthread_condattr_init(&attr);
+	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+	pthread_cond_init(&k->tenant.unclaimed, &attr);
+	pthread_condattr_destroy(&attr);
+	k->tenant.lock = &k->lock;
 	k->tenant.name = c->tenant;
 	k->tenant.state_dir = c->state_dir;
 	k->tenant.guards = (struct guards){c->activation_interval_ns, c->lock_after_key_change_ns, c->unlock_after_lock_ns,
@@ -152,6 +158,7 @@ static int keeper_run(struct keeper *k, int signal_fd, int ready_fd)
 	pthread_join(watch, NULL);
 	pthread_join(steward, NULL);
 	pthread_mutex_lock(&k->lock); /* and keep it: whoever still asks gets no answer any more */
+	k->tenant.lock = NULL;
 	if (k->config.unmount_on_stop)
 		supervisor_stop_all(&k->supervisor);
 	unlink(k->config.socket);

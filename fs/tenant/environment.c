@@ -1,6 +1,8 @@
 /* environment: see environment.h. */
 #include "tenant/environment.h"
 
+#include "base/patience.h"
+#include "tenant/claim.h"
 #include "tenant/operation.h"
 
 #include <fcntl.h>
@@ -8,6 +10,8 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
+
+#define STORE_LIMIT_MS 15000 /* for a store's disk to answer */
 
 int environment_get(struct tenant *t, const char *name, struct registry_env *ret_env, struct refusal *ret)
 {
@@ -53,25 +57,57 @@ static int wrap_by_tenant_key(const struct registry_key *key, const struct env_k
 	return rc < 0 ? rc : rsa_wrap(k, ek->b, sizeof(ek->b), ret->blob, &ret->blob_len);
 }
 
-static int header_read(const struct registry_env *env, struct envheader *h, struct refusal *ret)
-{
-	int rc = envheader_read_path(env->store, h);
+struct header_work {
+	char store[sizeof(((struct registry_env *)0)->store)];
+	struct envheader h;
+};
 
+static int header_work_run(void *work)
+{
+	struct header_work *w = work;
+
+	return envheader_read_path(w->store, &w->h);
+}
+
+static void header_work_done(void *work)
+{
+	struct header_work *w = work;
+
+	envheader_done(&w->h);
+	free(w);
+}
+
+static int header_read(struct tenant *t, const struct registry_env *env, unsigned limit_ms, struct envheader *ret_h, struct refusal *ret)
+{
+	struct header_work *w = calloc(1, sizeof(*w));
+
+	if (!w)
+		return refuse(ret, -ENOMEM, "", "out of memory");
+	strcpy(w->store, env->store);
+	tenant_let_go(t);
+	int rc = patience(header_work_run, w, header_work_done, limit_ms);
+	tenant_take_again(t);
+	if (rc == 0)
+		*ret_h = w->h;
+	if (rc != -ETIMEDOUT)
+		free(w);
 	if (rc == -ENOENT)
 		return refuse(ret, rc, "", "there is no store at %s: was it moved, or is its disk not mounted?", env->store);
 	if (rc == -EUCLEAN)
 		return refuse(ret, rc, "", "%s is not a tdefs store, or its header is damaged: restore tdefs.env from a copy", env->store);
 	if (rc == -ENOTSUP)
 		return refuse(ret, rc, "", "the store %s was made by a newer version of tdefs", env->store);
+	if (rc == -ETIMEDOUT)
+		return refuse(ret, rc, "", "the store %s: its disk does not answer", env->store);
 	return rc < 0 ? refuse(ret, rc, "", "the store %s: %s", env->store, strerror(-rc)) : 0;
 }
 
-int environment_source(struct tenant *t, const struct registry_env *env, struct env_key_source *ret_source, struct refusal *ret)
+int environment_source_within(struct tenant *t, const struct registry_env *env, unsigned limit_ms, struct env_key_source *ret_source,
+	struct refusal *ret)
 {
 	struct envheader h = {0};
-	int rc = header_read(env, &h, ret);
+	int rc = header_read(t, env, limit_ms, &h, ret);
 
-	(void)t;
 	if (rc < 0)
 		return rc;
 	*ret_source = (struct env_key_source){0};
@@ -80,6 +116,11 @@ int environment_source(struct tenant *t, const struct registry_env *env, struct 
 	strcpy(ret_source->key_name, h.wraps[0].key_name);
 	envheader_done(&h);
 	return 0;
+}
+
+int environment_source(struct tenant *t, const struct registry_env *env, struct env_key_source *ret_source, struct refusal *ret)
+{
+	return environment_source_within(t, env, STORE_LIMIT_MS, ret_source, ret);
 }
 
 /* One wrap, by a key that is given, or by the one of ours that it names. */
@@ -101,7 +142,7 @@ static int environment_unwrap_with(struct tenant *t, const struct registry_env *
 {
 	struct envheader h = {0};
 	char by[120] = "";
-	int rc = header_read(env, &h, ret), unwrapped = -ENOKEY;
+	int rc = header_read(t, env, STORE_LIMIT_MS, &h, ret), unwrapped = -ENOKEY;
 
 	if (rc < 0)
 		return rc;
@@ -119,6 +160,46 @@ int environment_unwrap(struct tenant *t, const struct registry_env *env, struct 
 	return environment_unwrap_with(t, env, NULL, NULL, ek, ret);
 }
 
+/* The header of a store that no worker holds. */
+struct rewrap_work {
+	char store[sizeof(((struct registry_env *)0)->store)];
+	struct env_key *ek;
+	struct env_wrap wrap;
+};
+
+static int rewrap_work_run(void *work)
+{
+	const struct rewrap_work *w = work;
+
+	return envheader_rewrap(w->store, w->ek, &w->wrap, 1);
+}
+
+static void rewrap_work_done(void *work)
+{
+	struct rewrap_work *w = work;
+
+	KEY_FREE(w->ek);
+	free(w);
+}
+
+static int environment_rewrap_store(struct tenant *t, const struct registry_env *env, const struct env_key *ek, const struct env_wrap *wrap)
+{
+	struct rewrap_work *w = calloc(1, sizeof(*w));
+	int rc = w && (w->ek = KEY_NEW(struct env_key)) ? 0 : -ENOMEM;
+
+	if (rc == 0) {
+		strcpy(w->store, env->store);
+		*w->ek = *ek;
+		w->wrap = *wrap;
+		tenant_let_go(t);
+		rc = patience(rewrap_work_run, w, rewrap_work_done, STORE_LIMIT_MS);
+		tenant_take_again(t);
+	}
+	if (w && rc != -ETIMEDOUT)
+		rewrap_work_done(w);
+	return rc;
+}
+
 static int environment_replace_wrap(struct tenant *t, const struct registry_env *env, const struct registry_key *key,
 	const struct env_key *ek, struct refusal *ret)
 {
@@ -129,7 +210,7 @@ static int environment_replace_wrap(struct tenant *t, const struct registry_env 
 	if (rc < 0)
 		return refuse(ret, rc, "", "%s could not be wrapped to %s: %s", env->name, key ? key->name : "the platform key", strerror(-rc));
 	rc = t->workers.alive(t->workers.ctx, env->name) ? t->workers.rewrap(t->workers.ctx, env->name, &wrap, 1, text)
-							 : envheader_rewrap(env->store, ek, &wrap, 1);
+							 : environment_rewrap_store(t, env, ek, &wrap);
 	return rc < 0 ? refuse(ret, rc, "", "the header of %s could not be replaced: %s", env->name, text[0] ? text : strerror(-rc)) : 0;
 }
 
@@ -151,7 +232,9 @@ static int environment_start(struct tenant *t, const struct registry_env *env, c
 	char text[480] = "";
 	uint64_t epoch = 0;
 
+	tenant_let_go(t);
 	mountpoint_guard(env->mountpoint, true);
+	tenant_take_again(t);
 	int rc = t->workers.start(t->workers.ctx, env, ek, &epoch, text);
 	if (rc == -ESTALE)
 		return refuse(ret, rc, "", "%s: %s. If it was restored from a backup on purpose, delete the environment and attach it",
@@ -180,9 +263,11 @@ static int environment_check_request(struct tenant *t, const struct environment_
 	given = request->store ? strdup(request->store) : str_format("%s/stores/%s", t->state_dir, request->name);
 	if (!given)
 		return refuse(ret, -ENOMEM, "", "out of memory");
+	tenant_let_go(t);
 	rc = check_store(given, &store, ret);
 	if (rc == 0)
 		rc = check_mountpoint(request->mountpoint, store, &mountpoint, ret);
+	tenant_take_again(t);
 	if (rc < 0)
 		return rc;
 	*env = (struct registry_env){.state = ENV_MOUNTED};
@@ -209,7 +294,10 @@ int environment_create(struct tenant *t, const struct environment_request *reque
 	struct env_wrap wrap;
 	struct env_key *ek = NULL;
 	bool stored = false, registered = false;
-	int rc = environment_check_request(t, request, &env, ret);
+	CLEANUP(claim_done) struct claim claim = {0};
+	int rc = claim_take(t, request->name, "is being made", &claim, ret);
+	if (rc == 0)
+		rc = environment_check_request(t, request, &env, ret);
 
 	if (rc == 0)
 		rc = region_not_locking(t, env.region, ret);
@@ -222,13 +310,17 @@ int environment_create(struct tenant *t, const struct environment_request *reque
 	if (rc < 0)
 		(void)refuse(ret, rc, "", "no key could be made: %s", strerror(-rc));
 	if (rc == 0) {
+		tenant_let_go(t);
 		rc = envheader_create(env.store, ek, &wrap, 1);
+		tenant_take_again(t);
 		stored = rc == 0;
 		if (rc == -ENOTEMPTY)
 			(void)refuse(ret, rc, "", "the store %s: the directory is not empty", env.store);
 		else if (rc < 0)
 			(void)refuse(ret, rc, "", "the store %s: %s", env.store, strerror(-rc));
 	}
+	if (rc == 0)
+		rc = region_not_locking(t, env.region, ret);
 	if (rc == 0) {
 		rc = registry_env_add(t->registry, &env);
 		registered = rc == 0;
@@ -251,28 +343,50 @@ int environment_create(struct tenant *t, const struct environment_request *reque
 	return rc;
 }
 
+/* Whether a lock came since the request began; then that stays. */
+static int environment_not_locked_since(struct tenant *t, const struct registry_env *env, struct refusal *ret)
+{
+	struct registry_env now;
+	int rc = registry_env_get(t->registry, env->name, &now);
+
+	if (rc == 0 && now.state != env->state)
+		return refuse(ret, -ENOKEY, "L7", "%s was locked meanwhile", env->name);
+	return rc < 0 ? registry_refusal(rc, ret) : 0;
+}
+
+static int environment_set_state(struct tenant *t, const struct registry_env *env, enum env_state state, struct refusal *ret)
+{
+	int rc = environment_not_locked_since(t, env, ret);
+
+	if (rc < 0)
+		return rc;
+	rc = registry_env_set_state(t->registry, env->name, state);
+	return rc < 0 ? registry_refusal(rc, ret) : 0;
+}
+
 static int environment_bring_up(struct tenant *t, const struct registry_env *env, struct refusal *ret)
 {
 	struct env_key *ek = KEY_NEW(struct env_key);
-	int rc = region_not_locking(t, env->region, ret);
+	int rc = ek ? environment_unwrap(t, env, ek, ret) : refuse(ret, -ENOMEM, "", "out of secure memory");
 
 	if (rc == 0)
-		rc = ek ? environment_unwrap(t, env, ek, ret) : refuse(ret, -ENOMEM, "", "out of secure memory");
+		rc = region_not_locking(t, env->region, ret);
+	if (rc == 0)
+		rc = environment_not_locked_since(t, env, ret);
 	if (rc == 0)
 		rc = environment_start(t, env, ek, ret);
 	KEY_FREE(ek);
-	if (rc == 0) {
-		rc = registry_env_set_state(t->registry, env->name, ENV_MOUNTED);
-		if (rc < 0)
-			return registry_refusal(rc, ret);
-	}
-	return rc;
+	return rc == 0 ? environment_set_state(t, env, ENV_MOUNTED, ret) : rc;
 }
 
 int environment_mount(struct tenant *t, const char *name, struct refusal *ret)
 {
 	struct registry_env env;
-	int rc = environment_get(t, name, &env, ret);
+	CLEANUP(claim_done) struct claim claim = {0};
+	int rc = claim_take(t, name, "is being mounted", &claim, ret);
+
+	if (rc == 0)
+		rc = environment_get(t, name, &env, ret);
 
 	if (rc < 0)
 		return rc;
@@ -289,7 +403,11 @@ int environment_mount(struct tenant *t, const char *name, struct refusal *ret)
 int environment_resume(struct tenant *t, const char *name, struct refusal *ret)
 {
 	struct registry_env env;
-	int rc = environment_get(t, name, &env, ret);
+	CLEANUP(claim_done) struct claim claim = {0};
+	int rc = claim_take(t, name, "is being mounted", &claim, ret);
+
+	if (rc == 0)
+		rc = environment_get(t, name, &env, ret);
 
 	if (rc < 0 || env.state != ENV_MOUNTED || t->workers.alive(t->workers.ctx, name))
 		return rc;
@@ -301,7 +419,11 @@ int environment_unmount(struct tenant *t, const char *name, bool force, struct r
 	struct registry_env env;
 	struct users users = {0};
 	char text[480] = "";
-	int rc = environment_get(t, name, &env, ret);
+	CLEANUP(claim_done) struct claim claim = {0};
+	int rc = claim_take(t, name, "is being unmounted", &claim, ret);
+
+	if (rc == 0)
+		rc = environment_get(t, name, &env, ret);
 
 	if (rc < 0)
 		return rc;
@@ -309,7 +431,7 @@ int environment_unmount(struct tenant *t, const char *name, bool force, struct r
 		return refuse(ret, -ENOKEY, "L7", "%s is locked, and so not mounted", name);
 	if (env.state == ENV_UNMOUNTED && !t->workers.alive(t->workers.ctx, name))
 		return refuse(ret, -EALREADY, "", "%s is not mounted", name);
-	rc = t->workers.stop(t->workers.ctx, &env, false, force, &users, text);
+	rc = t->workers.stop(t->workers.ctx, &env, force, &users, text);
 	if (rc == -EBUSY) {
 		char names[200];
 
@@ -318,32 +440,66 @@ int environment_unmount(struct tenant *t, const char *name, bool force, struct r
 	}
 	if (rc < 0)
 		return refuse(ret, rc, "", "%s: %s", name, text[0] ? text : strerror(-rc));
-	rc = registry_env_set_state(t->registry, name, ENV_UNMOUNTED);
-	return rc < 0 ? registry_refusal(rc, ret) : 0;
+	return environment_set_state(t, &env, ENV_UNMOUNTED, ret);
+}
+
+int environment_take_down(struct tenant *t, const struct registry_env *env, struct users *ret_users, struct refusal *ret)
+{
+	const struct claim *other = claim_find(t, env->name);
+	CLEANUP(claim_done) struct claim claim = {0};
+	char text[480] = "";
+	int rc = 0;
+
+	*ret_users = (struct users){0};
+	/* Whoever works on it waits for its worker or its disk, perhaps for ever: the worker's end ends that. */
+	if (other && !other->ends)
+		rc = t->workers.lock(t->workers.ctx, env, ret_users, text);
+	if (rc == 0)
+		rc = claim_take(t, env->name, "is being locked", &claim, ret);
+	if (rc < 0)
+		return ret->text[0] ? rc : refuse(ret, rc, "", "%s: its worker: %s", env->name, text[0] ? text : strerror(-rc));
+	claim.ends = true;
+	/* What that one did last may have been to call it mounted. */
+	struct registry_env now;
+	rc = registry_env_get(t->registry, env->name, &now);
+	if (rc == 0 && now.state != env->state)
+		rc = registry_env_set_state(t->registry, env->name, env->state);
+	if (rc < 0)
+		return registry_refusal(rc, ret);
+	struct users none;
+	rc = t->workers.stop(t->workers.ctx, env, true, ret_users->count || ret_users->unknown ? &none : ret_users, text);
+	snprintf(ret->text, sizeof(ret->text), "%s", text);
+	return rc < 0 ? refuse(ret, rc, "", "%s is locked, but its worker: %s", env->name, text[0] ? text : strerror(-rc)) : 0;
 }
 
 int environment_lock(struct tenant *t, const char *name, struct users *ret_users, struct refusal *ret)
 {
 	struct registry_env env;
-	char text[480] = "";
 	int rc = environment_get(t, name, &env, ret);
 
 	*ret_users = (struct users){0};
 	if (rc < 0)
 		return rc;
-	if (environment_is_locked(&env))
+	/* Two at once: the second waits for the first, and says so. */
+	const struct claim *other = claim_find(t, name);
+	if (environment_is_locked(&env) && other && other->ends) {
+		CLEANUP(claim_done) struct claim claim = {0};
+
+		rc = claim_take(t, name, "is being locked", &claim, ret);
+		if (rc < 0)
+			return rc;
+		rc = environment_get(t, name, &env, ret);
+		if (rc < 0)
+			return rc;
+	}
+	if (environment_is_locked(&env) && !claim_find(t, name) && !t->workers.alive(t->workers.ctx, name))
 		return refuse(ret, -ENOKEY, "L7", "%s is locked already", name);
 	/* Locked in the registry first: whatever happens now, nobody mounts it again. */
-	rc = registry_env_set_state(t->registry, name, ENV_LOCKED);
-	if (rc < 0)
-		return registry_refusal(rc, ret);
-	if (env.state == ENV_MOUNTED || t->workers.alive(t->workers.ctx, name)) {
-		rc = t->workers.stop(t->workers.ctx, &env, true, true, ret_users, text);
-		if (rc < 0)
-			return refuse(ret, rc, "", "%s is locked, but its worker: %s", name, text[0] ? text : strerror(-rc));
-		snprintf(ret->text, sizeof(ret->text), "%s", text);
+	if (!environment_is_locked(&env)) {
+		env.state = ENV_LOCKED;
+		rc = registry_env_set_state(t->registry, name, env.state);
 	}
-	return 0;
+	return rc < 0 ? registry_refusal(rc, ret) : environment_take_down(t, &env, ret_users, ret);
 }
 
 int environment_unlock(struct tenant *t, const char *name, bool confirmed, struct refusal *ret)
@@ -351,7 +507,11 @@ int environment_unlock(struct tenant *t, const char *name, bool confirmed, struc
 	struct env_key_source source;
 	struct registry_key key;
 	struct registry_env env;
-	int rc = environment_get(t, name, &env, ret);
+	CLEANUP(claim_done) struct claim claim = {0};
+	int rc = claim_take(t, name, "is being unlocked", &claim, ret);
+
+	if (rc == 0)
+		rc = environment_get(t, name, &env, ret);
 
 	if (rc < 0)
 		return rc;
@@ -395,7 +555,11 @@ int environment_apply(struct tenant *t, const char *name, struct refusal *ret)
 	struct env_key_source source;
 	struct registry_key active;
 	struct registry_env env;
-	int rc = environment_get_changeable(t, name, &env, &source, ret);
+	CLEANUP(claim_done) struct claim claim = {0};
+	int rc = claim_take(t, name, "is getting another key", &claim, ret);
+
+	if (rc == 0)
+		rc = environment_get_changeable(t, name, &env, &source, ret);
 
 	if (rc < 0)
 		return rc;
@@ -413,7 +577,11 @@ int environment_return(struct tenant *t, const char *name, const char *confirm, 
 {
 	struct env_key_source source;
 	struct registry_env env;
-	int rc = environment_get_changeable(t, name, &env, &source, ret);
+	CLEANUP(claim_done) struct claim claim = {0};
+	int rc = claim_take(t, name, "is getting another key", &claim, ret);
+
+	if (rc == 0)
+		rc = environment_get_changeable(t, name, &env, &source, ret);
 
 	if (rc < 0)
 		return rc;
@@ -435,7 +603,11 @@ int environment_rotate(struct tenant *t, const char *name, struct refusal *ret)
 	struct registry_key key;
 	struct env_wrap wrap;
 	char text[480] = "";
-	int rc = environment_get_changeable(t, name, &env, &source, ret);
+	CLEANUP(claim_done) struct claim claim = {0};
+	int rc = claim_take(t, name, "is getting another key", &claim, ret);
+
+	if (rc == 0)
+		rc = environment_get_changeable(t, name, &env, &source, ret);
 
 	if (rc < 0)
 		return rc;
@@ -459,12 +631,15 @@ int environment_rotate(struct tenant *t, const char *name, struct refusal *ret)
 }
 
 /* The header's MAC says whether the wrap's key is really this store's. */
-static int attach_check(const struct registry_env *env, const struct env_key *ek, struct refusal *ret)
+static int attach_check(struct tenant *t, const struct registry_env *env, const struct env_key *ek, struct refusal *ret)
 {
 	struct envheader h = {0};
+
+	tenant_let_go(t);
 	CLEANUP_CLOSE int fd = open(env->store, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	int rc = fd < 0 ? -errno : envheader_read(fd, ek, &h);
 
+	tenant_take_again(t);
 	envheader_done(&h);
 	return rc < 0 ? refuse(ret, rc, "", "the header of %s was changed, or its wraps are another store's: restore tdefs.env from a copy",
 				env->store)
@@ -479,8 +654,12 @@ int environment_attach(struct tenant *t, const struct environment_request *reque
 	struct registry_env env;
 	struct env_key *ek = NULL;
 	bool registered = false;
-	int rc = request->store ? environment_check_request(t, request, &env, ret)
-				: refuse(ret, -EINVAL, "", "attach takes --store DIR, the store to bring back");
+	CLEANUP(claim_done) struct claim claim = {0};
+	int rc = claim_take(t, request->name, "is being attached", &claim, ret);
+
+	if (rc == 0)
+		rc = request->store ? environment_check_request(t, request, &env, ret)
+				    : refuse(ret, -EINVAL, "", "attach takes --store DIR, the store to bring back");
 
 	if (rc == 0)
 		rc = region_not_locking(t, env.region, ret);
@@ -489,7 +668,7 @@ int environment_attach(struct tenant *t, const struct environment_request *reque
 	ek = KEY_NEW(struct env_key);
 	rc = ek ? environment_unwrap_with(t, &env, key, platform, ek, ret) : refuse(ret, -ENOMEM, "", "out of secure memory");
 	if (rc == 0)
-		rc = attach_check(&env, ek, ret);
+		rc = attach_check(t, &env, ek, ret);
 	if (rc == 0)
 		rc = environment_source(t, &env, &source, ret);
 	/* What the rules on locks and activations take for granted: it is under one of these two. */
@@ -501,6 +680,8 @@ int environment_attach(struct tenant *t, const struct environment_request *reque
 		if (rc == -EBUSY)
 			(void)refuse(ret, rc, "", "the store %s is mounted by another tdefsd", env.store);
 	}
+	if (rc == 0)
+		rc = region_not_locking(t, env.region, ret);
 	if (rc == 0) {
 		rc = registry_env_add(t->registry, &env);
 		registered = rc == 0;
@@ -520,26 +701,35 @@ int environment_attach(struct tenant *t, const struct environment_request *reque
 
 /* ---- the end ---- */
 
-int environment_delete(struct tenant *t, const char *name, const char *confirm, struct refusal *ret)
+int environment_remove(struct tenant *t, const struct registry_env *env, struct refusal *ret)
 {
-	struct registry_env env;
 	struct users users = {0};
 	char text[480] = "";
-	int rc = environment_get(t, name, &env, ret);
+	int rc = t->workers.stop(t->workers.ctx, env, false, &users, text);
 
+	if (rc < 0)
+		return refuse(ret, rc, "", "%s: %s: unmount it first", env->name, text[0] ? text : strerror(-rc));
+	tenant_let_go(t);
+	rc = store_remove(env->store);
+	mountpoint_guard(env->mountpoint, rc < 0);
+	tenant_take_again(t);
+	if (rc < 0)
+		return refuse(ret, rc, "", "the store %s could not be removed whole: %s", env->store, strerror(-rc));
+	rc = registry_env_remove(t->registry, env->name);
+	return rc < 0 ? registry_refusal(rc, ret) : 0;
+}
+
+int environment_delete(struct tenant *t, const char *name, const char *confirm, struct refusal *ret)
+{
+	CLEANUP(claim_done) struct claim claim = {0};
+	struct registry_env env;
+	int rc = claim_take(t, name, "is being deleted", &claim, ret);
+
+	if (rc == 0)
+		rc = environment_get(t, name, &env, ret);
 	if (rc < 0)
 		return rc;
 	if (strcmp(confirm, name) != 0)
 		return refuse(ret, -EINVAL, "A2", "deleting %s destroys its data: confirm with --confirm %s", name, name);
-	if (t->workers.alive(t->workers.ctx, name)) {
-		rc = t->workers.stop(t->workers.ctx, &env, false, false, &users, text);
-		if (rc < 0)
-			return refuse(ret, rc, "", "%s: %s: unmount it first", name, text[0] ? text : strerror(-rc));
-	}
-	rc = store_remove(env.store);
-	if (rc < 0)
-		return refuse(ret, rc, "", "the store %s could not be removed whole: %s", env.store, strerror(-rc));
-	mountpoint_guard(env.mountpoint, false);
-	rc = registry_env_remove(t->registry, name);
-	return rc < 0 ? registry_refusal(rc, ret) : 0;
+	return environment_remove(t, &env, ret);
 }

@@ -1,12 +1,14 @@
 /* environment: the life of a tenant's environments: create, mount, unmount, lock, unlock, delete.
  *
  * Each function either does what it says or refuses and leaves things as they were; the refusal says what is wrong and
- * what to do. One caller at a time (the keeper's big lock). */
+ * what to do. Called with the keeper's big lock held, which they let go while they wait for a disk or a worker; claim.h. */
 #pragma once
 #include "mount/link.h"
 #include "tenant/registry.h"
 #include "tenant/users.h"
 #include "vault/vault.h"
+
+#include <pthread.h>
 
 struct refusal {
 	char rule[8]; /* of RULES, where one refuses; else empty */
@@ -18,15 +20,22 @@ int refuse(struct refusal *ret, int error, const char *rule, const char *format,
 /* The same for what the registry answered. */
 int registry_refusal(int error, struct refusal *ret);
 
-/* How the rules reach the workers; given by the keeper. Texts come back in text (480 bytes) when something fails. */
+/* How the rules reach the workers; given by the keeper. Texts come back in text (480 bytes) when something fails. Each lets the
+ * big lock go while it waits, and but for lock and alive wants the environment's claim. */
 struct worker_ops {
 	int (*start)(void *ctx, const struct registry_env *env, const struct env_key *ek, uint64_t *ret_epoch, char *text);
-	int (*stop)(void *ctx, const struct registry_env *env, bool lock, bool force, struct users *ret_users, char *text);
+	/* Ends the worker by the lock order, within the time limits, whatever else goes on; text says what was lost. ret_users: who
+	 * had files open. 0 also when none runs. */
+	int (*lock)(void *ctx, const struct registry_env *env, struct users *ret_users, char *text);
+	/* Unmounts; -EBUSY and ret_users while somebody uses it, unless force: then as lock. Takes away what a dead worker left. */
+	int (*stop)(void *ctx, const struct registry_env *env, bool force, struct users *ret_users, char *text);
 	bool (*alive)(void *ctx, const char *name);
 	/* Replaces the wraps of a mounted environment's header. */
 	int (*rewrap)(void *ctx, const char *name, const struct env_wrap *wraps, size_t n, char *text);
 	/* Makes ek its key, and moves its files to it meanwhile. */
 	int (*rotate)(void *ctx, const char *name, const struct env_key *ek, const struct env_wrap *wraps, size_t n, char *text);
+	/* A claim was given back. */
+	void (*released)(void *ctx);
 	void *ctx;
 };
 
@@ -53,6 +62,9 @@ struct tenant {
 	} lock_text; /* L2: the one that was issued last; empty when used up */
 	const char *state_dir;
 	struct worker_ops workers;
+	pthread_mutex_t *lock; /* the keeper's big lock; NULL once nothing may be let go any more */
+	pthread_cond_t unclaimed; /* CLOCK_MONOTONIC */
+	struct claim *claims;  /* lock */
 };
 
 struct environment_request {
@@ -64,7 +76,10 @@ int environment_mount(struct tenant *t, const char *name, struct refusal *ret) M
 /* Mounts what the registry says is mounted and no worker serves: after a start of tdefsd or the death of a worker. */
 int environment_resume(struct tenant *t, const char *name, struct refusal *ret) MUST_CHECK;
 int environment_unmount(struct tenant *t, const char *name, bool force, struct refusal *ret) MUST_CHECK;
-/* ret_users: who had files open. */
+/* Ends the worker by the lock order (DESIGN section 6), also while another request works on the environment. The registry must
+ * say already that it is locked. ret_users: who had files open; ret->text: what could not be saved. */
+int environment_take_down(struct tenant *t, const struct registry_env *env, struct users *ret_users, struct refusal *ret) MUST_CHECK;
+/* ret_users as above. */
 int environment_lock(struct tenant *t, const char *name, struct users *ret_users, struct refusal *ret) MUST_CHECK;
 /* U3: one that the tenant's lock took wants confirmed, and its key Active. */
 int environment_unlock(struct tenant *t, const char *name, bool confirmed, struct refusal *ret) MUST_CHECK;
@@ -84,12 +99,17 @@ struct env_key_source {
 	char source[16], fingerprint[65], key_name[128];
 };
 int environment_source(struct tenant *t, const struct registry_env *env, struct env_key_source *ret_source, struct refusal *ret) MUST_CHECK;
+/* The same, for who does not want to wait long for a disk. */
+int environment_source_within(struct tenant *t, const struct registry_env *env, unsigned limit_ms, struct env_key_source *ret_source,
+	struct refusal *ret) MUST_CHECK;
 /* The environment key, with whichever key that we hold opens a wrap. */
 int environment_unwrap(struct tenant *t, const struct registry_env *env, struct env_key *ek, struct refusal *ret) MUST_CHECK;
 /* Replaces its wraps with one by key; NULL: by the platform key. */
 int environment_rewrap(struct tenant *t, const struct registry_env *env, const struct registry_key *key, struct refusal *ret) MUST_CHECK;
 /* confirm must be the name. The environment key is destroyed first (its header is unlinked and that synced). */
 int environment_delete(struct tenant *t, const char *name, const char *confirm, struct refusal *ret) MUST_CHECK;
+/* The same without a question, for who has its claim. */
+int environment_remove(struct tenant *t, const struct registry_env *env, struct refusal *ret) MUST_CHECK;
 
 /* check.c. Paths come back canonical, in memory the caller frees. */
 int check_name(const char *what, const char *name, struct refusal *ret) MUST_CHECK;

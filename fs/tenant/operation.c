@@ -1,6 +1,9 @@
 /* operation: see operation.h. */
 #include "tenant/operation.h"
 
+#include "base/log.h"
+#include "tenant/audit.h"
+#include "tenant/claim.h"
 #include "tenant/guard.h"
 #include "tenant/key.h"
 
@@ -39,22 +42,14 @@ static int activate_one(struct run *run, struct registry_env *env, struct refusa
 	return environment_rewrap(run->t, env, &run->key, ret);
 }
 
-/* L4: taken down first, then under the locking key alone. */
+/* L4: taken down first (lock_all), then under the locking key alone. */
 static int lock_one(struct run *run, struct registry_env *env, struct refusal *ret)
 {
 	struct env_key_source source;
 	struct users users;
 	char text[480] = "";
-	int rc = 0;
+	int rc = run->t->workers.stop(run->t->workers.ctx, env, true, &users, text);
 
-	if (env->state != ENV_TENANT_LOCKED) {
-		rc = registry_env_set_state(run->t->registry, env->name, ENV_TENANT_LOCKED);
-		if (rc < 0)
-			return registry_refusal(rc, ret);
-		env->state = ENV_TENANT_LOCKED;
-	}
-	if (run->t->workers.alive(run->t->workers.ctx, env->name))
-		rc = run->t->workers.stop(run->t->workers.ctx, env, true, true, &users, text);
 	if (rc < 0)
 		return refuse(ret, rc, "", "%s: its worker: %s", env->name, text[0] ? text : strerror(-rc));
 	rc = environment_source(run->t, env, &source, ret);
@@ -74,6 +69,70 @@ static int unlock_one(struct run *run, struct registry_env *env, struct refusal 
 		rc = ek ? environment_unwrap(run->t, env, ek, ret) : refuse(ret, -ENOMEM, "", "out of secure memory");
 	}
 	KEY_FREE(ek);
+	return rc;
+}
+
+/* ---- L4, before anything else: no worker has a key any more ---- */
+
+#define TAKE_DOWN_AT_ONCE 32
+
+struct take_down {
+	struct tenant *t;
+	struct registry_env env;
+	pthread_t thread;
+	bool begun;
+};
+
+static void *take_down_run(void *arg)
+{
+	struct take_down *d = arg;
+	struct audit_row row = {.role = "tdefsd", .request = "TenantLock", .outcome = "done"};
+	struct refusal why = {0};
+	struct users users;
+	char names[380];
+
+	pthread_mutex_lock(d->t->lock);
+	/* One that fails is tried again by lock_one. */
+	int rc = environment_take_down(d->t, &d->env, &users, &why);
+	users_text(&users, names, sizeof(names));
+	snprintf(row.object, sizeof(row.object), "%s", d->env.name);
+	snprintf(row.detail, sizeof(row.detail), "%s%s%s%.90s", users.count ? "had files open: " : "", names,
+		users.count && why.text[0] ? "; " : "", why.text);
+	if (rc < 0)
+		strcpy(row.outcome, "failed");
+	if (audit_add(d->t->registry, &row) < 0)
+		log_error("the audit log takes no entry");
+	pthread_mutex_unlock(d->t->lock);
+	return NULL;
+}
+
+/* All at once: each may take as long as lock.timeout. */
+static int lock_all(struct run *run, const struct registry_env *list, size_t n)
+{
+	CLEANUP_FREE struct take_down *all = calloc(TAKE_DOWN_AT_ONCE, sizeof(*all));
+	struct tenant *t = run->t;
+	int rc = all ? 0 : -ENOMEM;
+
+	for (size_t k = 0; rc == 0 && k < n; k++)
+		if (strcmp(list[k].region, run->o.region) == 0 && list[k].state != ENV_TENANT_LOCKED)
+			rc = registry_env_set_state(t->registry, list[k].name, ENV_TENANT_LOCKED);
+	for (size_t k = 0; rc == 0 && k < n;) {
+		size_t count = 0;
+
+		for (; k < n && count < TAKE_DOWN_AT_ONCE; k++) {
+			if (strcmp(list[k].region, run->o.region) != 0 || !t->workers.alive(t->workers.ctx, list[k].name))
+				continue;
+			struct take_down *d = &all[count++];
+			*d = (struct take_down){.t = t, .env = list[k]};
+			d->env.state = ENV_TENANT_LOCKED;
+			d->begun = pthread_create(&d->thread, NULL, take_down_run, d) == 0;
+		}
+		tenant_let_go(t);
+		for (size_t i = 0; i < count; i++)
+			if (all[i].begun)
+				pthread_join(all[i].thread, NULL);
+		tenant_take_again(t);
+	}
 	return rc;
 }
 
@@ -138,6 +197,10 @@ int operation_run(struct tenant *t, const char *region, void (*between)(void *ct
 		rc = registry_env_list(t->registry, &list, &n);
 	if (rc < 0)
 		return rc == -ENOENT ? rc : registry_refusal(rc, ret);
+	if (run.o.kind == OPERATION_LOCK)
+		rc = lock_all(&run, list, n);
+	if (rc < 0)
+		return registry_refusal(rc, ret);
 	for (size_t k = 0; k < n; k++)
 		progress.total += strcmp(list[k].region, region) == 0;
 	for (size_t k = 0; k < n; k++) {
@@ -146,8 +209,11 @@ int operation_run(struct tenant *t, const char *region, void (*between)(void *ct
 
 		if (strcmp(list[k].region, region) != 0)
 			continue;
+		CLEANUP(claim_done) struct claim claim = {0};
+		rc = claim_take(t, list[k].name, "is getting another key", &claim, &why);
 		/* It may have changed, or gone, while the lock was let go. */
-		rc = registry_env_get(t->registry, list[k].name, &env);
+		if (rc == 0)
+			rc = registry_env_get(t->registry, list[k].name, &env);
 		if (rc == 0)
 			rc = steps[run.o.kind](&run, &env, &why);
 		if (rc < 0 && rc != -ENOENT && failed == 0) {
@@ -187,7 +253,14 @@ int operation_expire(struct tenant *t, void (*deleted)(void *ctx, const struct r
 			continue;
 		}
 		refusal = (struct refusal){0};
-		bool failed = environment_delete(t, list[k].name, list[k].name, &refusal) < 0;
+		CLEANUP(claim_done) struct claim claim = {0};
+		struct registry_env env;
+		if (claim_take(t, list[k].name, "is being deleted", &claim, &refusal) < 0 || registry_env_get(t->registry, list[k].name, &env) < 0)
+			continue;
+		/* It may have been unlocked while somebody else had it. */
+		if (env.state != ENV_TENANT_LOCKED || guard_end(env.changed, t->guards.delete_locked_after_ns) != 0)
+			continue;
+		bool failed = environment_remove(t, &env, &refusal) < 0;
 		deleted(ctx, &list[k], failed ? &refusal : NULL);
 	}
 	return rc;
