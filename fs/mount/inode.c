@@ -171,12 +171,13 @@ int inode_open(struct inode_table *t, struct inode *i, struct content **ret)
 	return rc;
 }
 
-void inode_told_mtime(struct inode *i, struct timespec mtime)
+void inode_mtime(struct inode *i, struct timespec *mtime)
 {
 	pthread_mutex_lock(&i->lock);
 	if (!i->has_mtime)
-		i->mtime = mtime;
-	i->has_mtime = S_ISREG(i->type);
+		i->mtime = *mtime;
+	i->has_mtime = true;
+	*mtime = i->mtime;
 	pthread_mutex_unlock(&i->lock);
 }
 

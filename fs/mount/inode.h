@@ -51,8 +51,8 @@ int inode_dir_id(struct inode_table *t, struct inode *i, struct dir_id *ret) MUS
 /* Opens the content, counting one open that inode_release gives back. */
 int inode_open(struct inode_table *t, struct inode *i, struct content **ret) MUST_CHECK;
 void inode_release(struct inode_table *t, struct inode *i);
-/* What the kernel was told when it saw the file first; later ones are ignored, as the kernel does. */
-void inode_told_mtime(struct inode *i, struct timespec mtime);
+/* mtime of a regular file for the kernel: as it is below where the kernel sees the file first, else as the kernel has it. */
+void inode_mtime(struct inode *i, struct timespec *mtime);
 /* utimensat(2): ts[1] of a regular file is never UTIME_NOW. */
 int inode_set_times(struct inode *i, const struct timespec ts[2]) MUST_CHECK;
 void inode_touch(struct inode *i);

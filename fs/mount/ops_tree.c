@@ -46,6 +46,7 @@ int ops_attr(struct session *s, struct inode *i, const struct stat *lower, struc
 		pthread_mutex_lock(&i->lock);
 		ret->st_size = (off_t)(i->content ? content_size(i->content) : extent_plain_size((uint64_t)lower->st_size));
 		pthread_mutex_unlock(&i->lock);
+		inode_mtime(i, &ret->st_mtim);
 	} else if (S_ISLNK(lower->st_mode)) {
 		int64_t len = dir_target_len(s->v, i->fd, lower->st_size);
 
@@ -64,7 +65,6 @@ int ops_entry(struct session *s, int fd, const struct stat *lower, struct fuse_e
 	if (rc < 0)
 		return rc;
 	*ret = (struct fuse_entry_param){.ino = (uintptr_t)i, .attr_timeout = CACHE_TIMEOUT, .entry_timeout = CACHE_TIMEOUT};
-	inode_told_mtime(i, lower->st_mtim);
 	rc = ops_attr(s, i, lower, &ret->attr);
 	if (rc < 0)
 		inode_put(&s->inodes, i, 1);

@@ -111,6 +111,7 @@ static int rotate_one(struct rotate *r, int fd, const struct stat *st)
 	}
 	if (rc == 0) {
 		rc = content_rotate(c);
+		inode_touch(i); /* as after a seal */
 		inode_release(inodes, i);
 	}
 	inode_put(inodes, i, 1);

@@ -146,12 +146,18 @@ static void inode_sealed_while_times_are_set_keeps_them(void **state)
 	content_close(c);
 	struct inode *i = fixture_lookup(&f, "a");
 	assert_int_equal(fstatat(i->fd, "", &st, AT_EMPTY_PATH), 0);
-	inode_told_mtime(i, st.st_mtim);
+	struct timespec told = st.st_mtim;
+	inode_mtime(i, &told);
 	assert_int_equal(inode_open(&f.t, i, &c), 0);
 	assert_int_equal(content_write(c, "x", 1, 0), 0);
 	inode_touch(i);
 	inode_release(&f.t, i);
 	assert_int_equal(fstatat(i->fd, "", &st, AT_EMPTY_PATH), 0);
+	/* Whoever looks before it is put back is told the same as before. */
+	told = st.st_mtim;
+	told.tv_sec++;
+	inode_mtime(i, &told);
+	assert_int_equal(told.tv_sec, st.st_mtim.tv_sec);
 	assert_int_equal(inode_set_times(i, ts), 0);
 	/* As a seal would have it that looked before the time was set. */
 	assert_int_equal(utimensat(content_fd(c), "", (struct timespec[2]){{0, UTIME_OMIT}, st.st_mtim}, AT_EMPTY_PATH), 0);
