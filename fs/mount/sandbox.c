@@ -42,7 +42,7 @@ void sandbox_prepare(void)
 	}
 	/* We are in the kernel's way when it writes memory out: our own allocations must not wait for that. */
 	if (prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0) < 0)
-		log_debug("PR_SET_IO_FLUSHER: %s", strerror(errno));
+		log_warn("PR_SET_IO_FLUSHER: %s: without CAP_SYS_RESOURCE we may wait for write-back under memory pressure", strerror(errno));
 }
 
 bool sandbox_memory_locked(void)
