@@ -333,12 +333,12 @@ enum status kek_show(const struct options *o, char **arguments)
 	if (status == STATUS_DONE && o->json) {
 		client_print_json(answer);
 	} else if (status == STATUS_DONE) {
-		FILE *f = o->out ? fopen(o->out, "we") : stdout;
+		FILE *f = o->out ? fopen(o->out, "wxe") : stdout; /* x: not over a key file, by mistake */
 
 		if (f)
 			print_pem(f, text_of(answer, "public"));
 		if (!f || (o->out && fclose(f) != 0))
-			status = client_error(STATUS_FAILED, "%s: %s", o->out, strerror(errno));
+			status = client_error(STATUS_FAILED, "%s: %s%s", o->out, strerror(errno), errno == EEXIST ? ": it is not overwritten" : "");
 		else
 			fprintf(o->out ? stdout : stderr, "kid %s\n", text_of(answer, "kid"));
 	}

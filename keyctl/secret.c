@@ -2,6 +2,7 @@
 #include "keyctl/keyctl.h"
 
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <termios.h>
@@ -34,7 +35,33 @@ enum status secret_file(const char *path, int *ret_fd)
 	return status == STATUS_DONE ? secret_memfd(&s, ret_fd) : status;
 }
 
-/* One line from the terminal, not shown. */
+static volatile sig_atomic_t interrupted; /* the signal that ended a reading, 0 for none */
+
+static void interrupt(int signal)
+{
+	interrupted = signal;
+}
+
+/* The line up to its end; false when a signal came first. */
+static bool secret_line(int tty, struct secret *line, size_t *ret_len)
+{
+	const struct sigaction catch = {.sa_handler = interrupt}; /* without SA_RESTART: read(2) ends */
+	static const int signals[] = {SIGINT, SIGTERM, SIGHUP, SIGQUIT};
+	struct sigaction saved[ARRAY_LEN(signals)];
+	size_t len = 0;
+
+	interrupted = 0;
+	for (size_t k = 0; k < ARRAY_LEN(signals); k++)
+		sigaction(signals[k], &catch, &saved[k]);
+	while (len < line->len && !interrupted && read(tty, line->b + len, 1) == 1 && line->b[len] != '\n')
+		len++;
+	for (size_t k = 0; k < ARRAY_LEN(signals); k++)
+		sigaction(signals[k], &saved[k], NULL);
+	*ret_len = len;
+	return !interrupted;
+}
+
+/* One line from the terminal, not shown; whatever ends the asking, the terminal shows again what is typed. */
 static enum status secret_ask(const char *prompt, struct secret *ret)
 {
 	CLEANUP_CLOSE int tty = open("/dev/tty", O_RDWR | O_CLOEXEC);
@@ -50,10 +77,13 @@ static enum status secret_ask(const char *prompt, struct secret *ret)
 	hidden.c_lflag &= ~(tcflag_t)ECHO;
 	tcsetattr(tty, TCSAFLUSH, &hidden);
 	dprintf(tty, "%s", prompt);
-	while (len < PASSWORD_MAX && read(tty, line.b + len, 1) == 1 && line.b[len] != '\n')
-		len++;
+	bool whole = secret_line(tty, &line, &len);
 	tcsetattr(tty, TCSAFLUSH, &shown);
 	dprintf(tty, "\n");
+	if (!whole) {
+		secret_done(&line);
+		raise(interrupted);
+	}
 	return secret_dup(line.b, len, ret) < 0 ? client_error(STATUS_FAILED, "out of memory") : STATUS_DONE;
 }
 

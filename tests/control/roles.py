@@ -1,66 +1,67 @@
-"""Who may ask what: roles by Unix group, root included where the configuration says so."""
-import os
-import subprocess
+"""A2's first half: who may ask what, by Unix group; the whole table of requests, each as each role. Root has roles only where the
+configuration says so."""
+import re
 import sys
+import os
 
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), "../lib"))
-from tdefs import *
+from wire import *
 
-# Groups that every Debian has; users are only numbers to the kernel.
-import grp
-GROUPS = {"tenant_admin": "games", "platform_operator": "news", "vault_admin": "mail", "auditor": "irc"}
 base = scratch()
-keeper = Keeper(base, "roles: { root_is_all = false; %s };" % " ".join('%s = "%s";' % r for r in GROUPS.items()))
 allow_in_log("refused:")
-
-
-# Another user must be able to run keyctl where it lies.
-copy = os.path.join(base, "keyctl")
-run("cp", BIN + "/keyctl", copy)
-os.chmod(copy, 0o755)
-BIN_KEYCTL = copy
-
-
-def keyctl(role, *arguments):
-    gid = grp.getgrnam(GROUPS[role]).gr_gid if role else 65534
-
-    def become():
-        os.setgroups([gid])
-        os.setgid(65534)
-        os.setuid(12345)
-    return subprocess.run([BIN_KEYCTL, "--socket", keeper.socket, *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                          stderr=subprocess.STDOUT, text=True, preexec_fn=become, timeout=WAIT_S)
-
-
+keeper = Keeper(base, role_settings(False))
 with open(keeper.log_path, "ab") as log:
     keeper.process = subprocess.Popen([BIN + "/tdefsd", "--config", keeper.config, "--foreground"], stdin=subprocess.DEVNULL,
                                       stdout=log, stderr=log)
+wait_for(lambda: os.path.exists(keeper.socket), "tdefsd")
 os.chmod(keeper.runtime, 0o755)
-wait_for(lambda: keyctl("auditor", "status").returncode == 0, "tdefsd")
-mnt = os.path.join(base, "m")
-os.mkdir(mnt)
+UID = 12345
 
-equal(keeper.keyctl("status", ok=None).returncode, 4, "root has no role here")
-equal(keyctl(None, "status").returncode, 4, "a stranger has no role")
 
-# command -> roles that may; the others get 4
-ALL = set(GROUPS)
-ADMINS = {"tenant_admin", "platform_operator"}
-TABLE = [(("status",), ALL), (("env", "list"), ALL), (("env", "show", "x"), ALL),
-         (("env", "create", "x", "--mountpoint", base + "/missing"), ADMINS), (("env", "mount", "x"), ADMINS),
-         (("env", "unmount", "x"), ADMINS), (("env", "delete", "x", "--confirm", "x"), {"tenant_admin"}), (("lock", "x"), ADMINS),
-         (("unlock", "x"), {"tenant_admin"}), (("env", "apply-key", "x", "--yes"), {"tenant_admin"}),
-         (("env", "attach", "x", "--store", base + "/missing", "--mountpoint", base), {"tenant_admin"}),
-         (("env", "unlock", "x", "--yes"), {"tenant_admin"}), (("key", "list"), ALL), (("key", "show", "x"), ALL),
-         (("key", "activate", "x", "--yes"), {"tenant_admin"}), (("kek", "show"), {"tenant_admin", "vault_admin"}),
-         (("scrub", "x"), ADMINS), (("audit",), ADMINS | {"auditor"})]
-for command, allowed in TABLE:
-    for role in sorted(ALL):
-        done = keyctl(role, *command)
-        if role in allowed:
-            check(done.returncode in (0, 1), "%s as %s: %d %s" % (command, role, done.returncode, done.stdout))
-        else:
-            equal(done.returncode, 4, "%s as %s: %s" % (command, role, done.stdout))
-            check(role in done.stdout, "the role is named: " + done.stdout)
-entries = keyctl("auditor", "audit").stdout
-check("denied" in entries and "vault_admin" in entries, "A1: refusals for lack of a role are entries")
+def every_request(methods):
+    return {m: call(keeper.socket, m, {"name": "x"}) for m in methods}
+
+
+print("the table here has every request of the interface, and no other")
+description = as_peer(UID, ["irc"], lambda: talk(keeper.socket, {"method": "org.varlink.service.GetInterfaceDescription",
+                                                                 "parameters": {"interface": INTERFACE}})[0]["parameters"]["description"])
+methods = set(re.findall(r"^method (\w+)", description, re.M))
+equal(methods, set(ROLES), "the requests")
+with open(os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../fs/control/request.c")) as f:
+    equal(set(re.findall(r'^\t\{"(\w+)", ', f.read(), re.M)), methods, "the interface and tdefsd's own table")
+
+print("each request as each role")
+for role, group in GROUPS.items():
+    for groups in ([group], [group, "nogroup"]):                # its own group, or a further one
+        for method, reply in as_peer(UID, groups, lambda: every_request(methods)).items():
+            if role in ROLES[method]:
+                check(outcome(reply) != "PermissionDenied", "%s as %s: %s" % (method, role, reply))
+            else:
+                equal(outcome(reply), "PermissionDenied", "%s as %s" % (method, role))
+                check(role in reply["parameters"]["message"] and method in reply["parameters"]["message"], "says who and what: %s" % reply)
+print("two roles together")
+replies = as_peer(UID, [GROUPS["vault_admin"], GROUPS["auditor"]], lambda: every_request(methods))
+for method, reply in replies.items():
+    equal(outcome(reply) == "PermissionDenied", not ROLES[method] & {"vault_admin", "auditor"}, method + " as both")
+print("strangers, and root that has no role")
+for uid, groups in ((UID, ["nogroup"]), (0, ["nogroup"]), (UID, ["root"])):
+    for method, reply in as_peer(uid, groups, lambda: every_request(methods)).items():
+        equal(outcome(reply), "PermissionDenied", "%s as uid %d in %s" % (method, uid, groups))
+equal(keeper.keyctl("status", ok=None).returncode, 4, "keyctl's exit status")
+
+print("A1: every denial is an entry")
+entries = as_peer(UID, ["irc"], lambda: call(keeper.socket, "Audit"))["parameters"]["entries"]
+denied = {(e["request"], e["uid"]) for e in entries if e["outcome"] == "denied"}
+check({(m, UID) for m in ROLES if ROLES[m] != ALL} <= denied, "denials: %s" % denied)
+check({("connect", UID), ("connect", 0)} <= denied, "strangers: %s" % denied)
+
+print("root_is_all: root has every role, nobody else more than before")
+keeper.stop()
+with open(keeper.config) as f:
+    text = f.read()
+with open(keeper.config, "w") as f:
+    f.write(text.replace("root_is_all = false", "root_is_all = true"))
+keeper.start()
+check("PermissionDenied" not in [outcome(r) for r in every_request(methods).values()], "root")
+for method, reply in as_peer(UID, ["nogroup"], lambda: every_request(methods)).items():
+    equal(outcome(reply), "PermissionDenied", method + " as a stranger")

@@ -1,5 +1,8 @@
 """Key files as administrators have them, made by openssl: so that no test reads only what tdefs wrote."""
 import os
+import pty
+import select
+import termios
 
 from tdefs import *
 
@@ -50,6 +53,34 @@ class Tenant(Keeper):
     def lock(self, key, *more):
         text = self.patiently("tenant", "lock", "--key", *key.given(), *more)
         return self.keyctl("tenant", "lock", "--key", *key.given(), *more, "--confirm", text)
+
+
+    def at_terminal(self, arguments, typed=()):
+        """keyctl at a pseudo-terminal; typed: (what to wait for, what to type then: a text, or what makes it of what was shown, or
+        bytes as they are). All that was shown, and the exit status, negative for a signal."""
+        pid, fd = pty.fork()
+        if pid == 0:
+            os.execv(BIN + "/keyctl", ["keyctl", "--socket", self.socket, *arguments])
+        shown, seen, steps = "", 0, list(typed)
+        while True:
+            if not select.select([fd], [], [], WAIT_S)[0]:
+                fail("keyctl waits for something: " + shown)
+            try:
+                data = os.read(fd, 4096).decode()
+            except OSError:
+                data = ""
+            if not data:
+                break
+            shown += data
+            if steps and steps[0][0] in shown[seen:]:
+                wanted, text = steps.pop(0)
+                seen = shown.index(wanted, seen) + len(wanted)
+                text = text(shown) if callable(text) else text
+                os.write(fd, text if isinstance(text, bytes) else (text + "\n").encode())
+        self.echo = bool(termios.tcgetattr(fd)[3] & termios.ECHO)
+        os.close(fd)
+        check(not steps, "never asked for %s: %s" % (steps, shown))
+        return shown, os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 def guards(**values):
