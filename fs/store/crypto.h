@@ -29,9 +29,13 @@ bool crypto_equal(const void *a, const void *b, size_t len);
 int crypto_wrap(const uint8_t kek[32], const void *key, size_t len, uint8_t *ret) MUST_CHECK;
 int crypto_unwrap(const uint8_t kek[32], const uint8_t *wrapped, size_t wrapped_len, void *ret) MUST_CHECK;
 
+/* The names key set up for SIV; may be used by several threads. */
+struct names_crypto;
+int names_crypto_new(const struct names_key *key, struct names_crypto **ret) MUST_CHECK;
+void names_crypto_free(struct names_crypto *nc);
 /* SIV of len >= 1 bytes with one associated-data string into len + SIV_SIZE; open: -EBADMSG. */
-int crypto_siv_seal(const struct names_key *key, const void *ad, size_t ad_len, const void *plain, size_t len, uint8_t *ret) MUST_CHECK;
-int crypto_siv_open(const struct names_key *key, const void *ad, size_t ad_len, const uint8_t *sealed, size_t len, uint8_t *ret) MUST_CHECK;
+int crypto_siv_seal(const struct names_crypto *nc, const void *ad, size_t ad_len, const void *plain, size_t len, uint8_t *ret) MUST_CHECK;
+int crypto_siv_open(const struct names_crypto *nc, const void *ad, size_t ad_len, const uint8_t *sealed, size_t len, uint8_t *ret) MUST_CHECK;
 
 int crypto_sha256(const void *data, size_t len, uint8_t ret[32]) MUST_CHECK;
 

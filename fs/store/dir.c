@@ -16,19 +16,15 @@
 
 /* ---- directory ids ---- */
 
-int dir_id_create(const struct names_key *names, int dirfd)
+int dir_id_create(const struct mac_key *dir_mac, int dirfd)
 {
 	uint8_t copies[ID_COPIES * SECTOR_SIZE] = {0};
-	struct mac_key *key = KEY_NEW(struct mac_key);
 	CLEANUP_CLOSE int fd = -1;
-	int rc = key ? crypto_derive(names->b, sizeof(names->b), LABEL_DIR_MAC, 0, key->b, sizeof(key->b)) : -ENOMEM;
+	int rc = secret_random(copies + 8, sizeof(struct dir_id));
 
 	memcpy(copies, ID_MAGIC, 8);
 	if (rc == 0)
-		rc = secret_random(copies + 8, sizeof(struct dir_id));
-	if (rc == 0)
-		rc = crypto_mac(key, copies, ID_MAC_OFF, NULL, 0, copies + ID_MAC_OFF);
-	KEY_FREE(key);
+		rc = crypto_mac(dir_mac, copies, ID_MAC_OFF, NULL, 0, copies + ID_MAC_OFF);
 	if (rc < 0)
 		return rc;
 	memcpy(copies + SECTOR_SIZE, copies, SECTOR_SIZE);
@@ -329,7 +325,7 @@ int dir_mkdir(struct volume *v, int dirfd, const struct dir_id *id, const char *
 	if (rc == 0) {
 		CLEANUP_CLOSE int fd = io_openat(v->tmp_fd, tmp, O_RDONLY | O_DIRECTORY | O_NOFOLLOW, 0);
 
-		rc = fd < 0 ? fd : dir_id_create(v->names, fd);
+		rc = fd < 0 ? fd : dir_id_create(v->dir_mac, fd);
 		if (rc == 0)
 			rc = dir_inherit_acl(dirfd, fd, owner->mode);
 		if (rc == 0)

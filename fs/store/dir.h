@@ -35,7 +35,7 @@ struct dir_owner {
 	mode_t mode;
 };
 
-int dir_id_create(const struct names_key *names, int dirfd) MUST_CHECK;
+int dir_id_create(const struct mac_key *dir_mac, int dirfd) MUST_CHECK;
 /* One good copy is enough; -EBADMSG where neither is, reported. */
 int dir_id_load(struct volume *v, int dirfd, struct dir_id *ret) MUST_CHECK;
 

@@ -311,11 +311,14 @@ static int create_in(int fd, const struct env_key *ek, const struct env_wrap *wr
 {
 	struct envheader h = {.clean = true, .ek_version = 1, .wrap_count = n};
 	struct names_key *names = KEY_NEW(struct names_key);
-	int rc = names ? secret_random(h.uuid, sizeof(h.uuid)) : -ENOMEM;
+	struct mac_key *dir_mac = KEY_NEW(struct mac_key);
+	int rc = names && dir_mac ? secret_random(h.uuid, sizeof(h.uuid)) : -ENOMEM;
 
 	memcpy(h.wraps, wraps, n * sizeof(*wraps));
 	if (rc == 0)
 		rc = create_names_key(ek, &h, names);
+	if (rc == 0)
+		rc = crypto_derive(names->b, sizeof(names->b), LABEL_DIR_MAC, 0, dir_mac->b, sizeof(dir_mac->b));
 	if (rc == 0)
 		rc = io_mkdirat(fd, "tmp", 0700);
 	if (rc == 0)
@@ -326,11 +329,12 @@ static int create_in(int fd, const struct env_key *ek, const struct env_wrap *wr
 
 		rc = lock < 0 ? lock : root < 0 ? root : io_chmod(root, 0755);
 		if (rc == 0)
-			rc = dir_id_create(names, root);
+			rc = dir_id_create(dir_mac, root);
 		if (rc == 0)
 			rc = io_fsync(root);
 	}
 	KEY_FREE(names);
+	KEY_FREE(dir_mac);
 	/* The header comes last: a directory without one is not a store. */
 	return rc < 0 ? rc : envheader_write(fd, ek, &h);
 }

@@ -15,7 +15,7 @@ static void volume_wipe(struct volume *v)
 	KEY_FREE(v->ek);
 	KEY_FREE(v->fw);
 	KEY_FREE(v->fw_previous);
-	KEY_FREE(v->names);
+	names_crypto_free(v->names);
 	KEY_FREE(v->dir_mac);
 	v->ek = NULL;
 	v->fw = NULL;
@@ -62,24 +62,29 @@ static int volume_previous_key(struct volume *v)
 
 static int volume_keys(struct volume *v, const struct env_key *ek)
 {
+	struct names_key *names = KEY_NEW(struct names_key);
 	uint8_t kek[32];
 
 	v->ek = KEY_NEW(struct env_key);
 	v->fw = KEY_NEW(struct wrap_key);
-	v->names = KEY_NEW(struct names_key);
 	v->dir_mac = KEY_NEW(struct mac_key);
-	if (!v->ek || !v->fw || !v->names || !v->dir_mac)
+	if (!names || !v->ek || !v->fw || !v->dir_mac) {
+		KEY_FREE(names);
 		return -ENOMEM;
+	}
 	*v->ek = *ek;
 	v->ek_version = v->header.ek_version;
 	int rc = crypto_derive(ek->b, sizeof(ek->b), LABEL_FILE_WRAP, 0, v->fw->b, sizeof(v->fw->b));
 	if (rc == 0)
 		rc = crypto_derive(ek->b, sizeof(ek->b), LABEL_NAMES_WRAP, 0, kek, sizeof(kek));
 	if (rc == 0)
-		rc = crypto_unwrap(kek, v->header.names_wrapped, sizeof(v->header.names_wrapped), v->names->b);
+		rc = crypto_unwrap(kek, v->header.names_wrapped, sizeof(v->header.names_wrapped), names->b);
 	secret_wipe(kek, sizeof(kek));
 	if (rc == 0)
-		rc = crypto_derive(v->names->b, sizeof(v->names->b), LABEL_DIR_MAC, 0, v->dir_mac->b, sizeof(v->dir_mac->b));
+		rc = names_crypto_new(names, &v->names);
+	if (rc == 0)
+		rc = crypto_derive(names->b, sizeof(names->b), LABEL_DIR_MAC, 0, v->dir_mac->b, sizeof(v->dir_mac->b));
+	KEY_FREE(names);
 	if (rc == 0 && v->header.previous_version)
 		rc = volume_previous_key(v);
 	return rc;

@@ -33,13 +33,14 @@ struct volume_stats {
 struct volume {
 	char *path;
 	int fd, root_fd, tmp_fd, lock_fd;
-	/* Everything secret below is in secret memory. A rotation replaces the first four: keys_lock. */
+	/* Everything secret below is in secret memory, but for what OpenSSL keeps of the names key, in memory that is wiped when
+	 * freed. A rotation replaces the first four: keys_lock. */
 	pthread_rwlock_t keys_lock;
 	struct env_key *ek;
 	uint32_t ek_version;
 	struct wrap_key *fw;      /* wraps file keys */
 	struct wrap_key *fw_previous; /* while a rotation lasts: of the version before; else NULL */
-	struct names_key *names;
+	struct names_crypto *names;
 	struct mac_key *dir_mac;
 	struct envheader header;  /* header_lock; epoch and unclean list do not change after open */
 	pthread_mutex_t header_lock;
