@@ -154,13 +154,19 @@ int inode_dir_id(struct inode_table *t, struct inode *i, struct dir_id *ret)
 
 int inode_open(struct inode_table *t, struct inode *i, struct content **ret)
 {
+	return inode_open_with(t, i, -1, ret);
+}
+
+int inode_open_with(struct inode_table *t, struct inode *i, int fd_arg, struct content **ret)
+{
+	CLEANUP_CLOSE int fd = fd_arg;
 	int rc = 0;
 
 	pthread_mutex_lock(&i->lock);
 	if (!i->content) {
-		int fd = io_reopen(i->fd, t->v->options.read_only ? O_RDONLY : O_RDWR);
-
-		rc = fd < 0 ? fd : content_open(t->v, fd, &i->content);
+		if (fd < 0)
+			fd = io_reopen(i->fd, t->v->options.read_only ? O_RDONLY : O_RDWR);
+		rc = fd < 0 ? fd : content_open(t->v, TAKE_FD(fd), &i->content);
 	}
 	if (rc == 0) {
 		i->opens++;
@@ -169,6 +175,16 @@ int inode_open(struct inode_table *t, struct inode *i, struct content **ret)
 	}
 	pthread_mutex_unlock(&i->lock);
 	return rc;
+}
+
+void inode_made(struct inode *i, struct inode *dir)
+{
+	pthread_mutex_lock(&dir->lock);
+	bool bare = dir->default_acl == 0;
+	pthread_mutex_unlock(&dir->lock);
+	pthread_mutex_lock(&i->lock);
+	i->bare = bare;
+	pthread_mutex_unlock(&i->lock);
 }
 
 void inode_mtime(struct inode *i, struct timespec *mtime)
@@ -214,13 +230,10 @@ void inode_restore_mtime(struct inode *i)
 
 void inode_release(struct inode_table *t, struct inode *i)
 {
-	struct stat st;
-
 	atomic_fetch_sub(&t->opens, 1);
 	pthread_mutex_lock(&i->lock);
-	/* A file without a name needs no seal; one that changed waits for inode_seal_all. */
-	if (--i->opens == 0 && (!content_is_changed(i->content) ||
-				       (io_fstatat(i->fd, "", &st, AT_EMPTY_PATH) == 0 && st.st_nlink == 0))) {
+	/* One that changed waits for inode_seal_all, or for the kernel to forget it. */
+	if (--i->opens == 0 && !content_is_changed(i->content)) {
 		content_close(i->content);
 		i->content = NULL;
 	}

@@ -1,7 +1,7 @@
 /* inode: the objects that the kernel knows, one per lower inode.
  *
- * An inode lives while the kernel counts lookups on it or somebody holds a reference; it keeps an O_PATH descriptor, so
- * its number cannot be used again below. Lock order: table lock, then an inode's lock.
+ * An inode lives while the kernel counts lookups on it or somebody holds a reference; it keeps a descriptor, so its number
+ * cannot be used again below. Lock order: table lock, then an inode's lock.
  *
  * The kernel keeps mtime of regular files: it takes ours when it first sees the file, and says what it is only when it moves
  * by its own clock. A write that reaches the lower file within the same tick would move it there unseen; so it is put back. */
@@ -15,7 +15,7 @@ struct inode {
 	struct inode *next;    /* in its bucket; table lock */
 	uint64_t refs;         /* lookups by the kernel and references of ours; table lock */
 	uint64_t ino;          /* lower; constant, as the next two */
-	int fd;                /* O_PATH */
+	int fd;                /* O_PATH, or as it was made; only to name the object */
 	mode_t type;           /* S_IFMT bits */
 	pthread_mutex_t lock;
 	struct content *content; /* of a regular file, once it was opened; lock */
@@ -24,6 +24,7 @@ struct inode {
 	bool has_id;           /* lock */
 	struct timespec mtime; /* of a regular file, as the kernel has it; lock */
 	bool has_mtime;        /* lock */
+	bool bare;             /* made by this worker, and no extended attribute set since; lock */
 	atomic_bool touched;   /* the lower file was written since mtime was set */
 	atomic_uint_fast64_t cached_ns; /* when the kernel last read into its page cache, CLOCK_MONOTONIC */
 	signed char default_acl; /* of a directory: 1 has one, 0 has none, -1 not asked yet; lock */
@@ -50,7 +51,11 @@ void inode_put(struct inode_table *t, struct inode *i, uint64_t refs);
 int inode_dir_id(struct inode_table *t, struct inode *i, struct dir_id *ret) MUST_CHECK;
 /* Opens the content, counting one open that inode_release gives back. */
 int inode_open(struct inode_table *t, struct inode *i, struct content **ret) MUST_CHECK;
+/* The same with a descriptor for reading and writing that is there already, and is taken; -1 for none. */
+int inode_open_with(struct inode_table *t, struct inode *i, int fd, struct content **ret) MUST_CHECK;
 void inode_release(struct inode_table *t, struct inode *i);
+/* i was just made in dir, whose lock the kernel holds: attributes come to it only from a default ACL. */
+void inode_made(struct inode *i, struct inode *dir);
 /* mtime of a regular file for the kernel: as it is below where the kernel sees the file first, else as the kernel has it. */
 void inode_mtime(struct inode *i, struct timespec *mtime);
 /* utimensat(2): ts[1] of a regular file is never UTIME_NOW. */

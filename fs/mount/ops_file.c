@@ -94,30 +94,20 @@ static void file_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 	file_reply_open(req, s, i, c, fi, NULL);
 }
 
-/* A file of that name, made unless it is there; O_PATH. */
-static int file_make(struct session *s, struct inode *dir, const char *name, const struct dir_owner *owner, int flags, struct stat *ret)
+/* A new file, or the one that has the name already (then O_PATH). name NULL: one without a name. */
+static int file_make(struct session *s, struct inode *dir, const char *name, const struct dir_owner *owner, int flags,
+	struct stat *ret_st, bool *ret_made)
 {
 	struct dir_id id;
 	int rc = inode_dir_id(&s->inodes, dir, &id);
 
-	if (rc == 0) {
-		CLEANUP_CLOSE int made = dir_create(s->v, dir->fd, &id, name, owner);
-
-		rc = made < 0 ? made : 0;
-	}
-	return rc == 0 || (rc == -EEXIST && !(flags & O_EXCL)) ? dir_lookup(s->v, dir->fd, &id, name, ret) : rc;
-}
-
-static int file_make_nameless(struct session *s, struct inode *dir, const struct dir_owner *owner, struct stat *ret)
-{
-	CLEANUP_CLOSE int made = dir_tmpfile(s->v, dir->fd, owner);
-
-	if (made < 0)
-		return made;
-	CLEANUP_CLOSE int fd = io_reopen(made, O_PATH);
-	if (fd < 0)
-		return fd;
-	int rc = io_fstatat(fd, "", ret, AT_EMPTY_PATH);
+	if (rc < 0)
+		return rc;
+	CLEANUP_CLOSE int fd = name ? dir_create(s->v, dir->fd, &id, name, owner) : dir_tmpfile(s->v, dir->fd, owner);
+	*ret_made = fd >= 0;
+	if (fd == -EEXIST && !(flags & O_EXCL))
+		return dir_lookup(s->v, dir->fd, &id, name, ret_st);
+	rc = fd < 0 ? fd : io_fstatat(fd, "", ret_st, AT_EMPTY_PATH);
 	return rc < 0 ? rc : TAKE_FD(fd);
 }
 
@@ -129,14 +119,16 @@ static void file_create(fuse_req_t req, fuse_ino_t parent, const char *name, mod
 	struct dir_owner owner;
 	struct content *c;
 	struct stat st;
+	bool made = false;
 	int rc = ops_gate(s);
+	CLEANUP_CLOSE int content_fd = -1;
 
 	if (rc == 0)
 		rc = ops_owner(s, req, dir, S_IFREG | mode, &owner);
 	if (rc == 0) {
-		int fd = device_tmpfile() ? file_make_nameless(s, dir, &owner, &st)
-					  : file_make(s, dir, name, &owner, fi->flags, &st);
+		int fd = file_make(s, dir, device_tmpfile() ? NULL : name, &owner, fi->flags, &st, &made);
 
+		content_fd = made && fd >= 0 ? fcntl(fd, F_DUPFD_CLOEXEC, 0) : -1;
 		rc = fd < 0 ? fd : ops_entry(s, fd, &st, &e);
 	}
 	if (rc < 0) {
@@ -144,7 +136,9 @@ static void file_create(fuse_req_t req, fuse_ino_t parent, const char *name, mod
 		return;
 	}
 	i = ops_inode(s, e.ino);
-	rc = inode_open(&s->inodes, i, &c);
+	if (made)
+		inode_made(i, dir);
+	rc = inode_open_with(&s->inodes, i, TAKE_FD(content_fd), &c);
 	if (rc < 0) {
 		inode_put(&s->inodes, i, 1);
 		ops_reply_error(req, rc);

@@ -614,8 +614,11 @@ static void tree_setxattr(fuse_req_t req, fuse_ino_t ino, const char *name, cons
 {
 	struct session *s = ops_session(req);
 	struct inode *i = ops_inode(s, ino);
-	int rc = xattr_set(s->v, i->fd, i->type, name, value, size, flags);
 
+	pthread_mutex_lock(&i->lock);
+	i->bare = false;
+	pthread_mutex_unlock(&i->lock);
+	int rc = xattr_set(s->v, i->fd, i->type, name, value, size, flags);
 	if (rc == 0 && strcmp(name, "system.posix_acl_access") == 0)
 		rc = acl_clear_sgid(req, i);
 	pthread_mutex_lock(&i->lock);
@@ -653,6 +656,11 @@ static void tree_getxattr(fuse_req_t req, fuse_ino_t ino, const char *name, size
 	CLEANUP_FREE char *buf = malloc(size + 1);
 	ssize_t n = ops_gate(s);
 
+	/* The kernel asks for security.capability when a file is first written. */
+	pthread_mutex_lock(&i->lock);
+	if (n == 0 && i->bare)
+		n = -ENODATA;
+	pthread_mutex_unlock(&i->lock);
 	if (n == 0)
 		n = buf ? xattr_get(s->v, i->fd, i->type, name, buf, size) : -ENOMEM;
 	tree_reply_xattr(req, size, buf, n);

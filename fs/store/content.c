@@ -194,6 +194,13 @@ int content_open(struct volume *v, int fd_arg, struct content **ret)
 	return 0;
 }
 
+static bool content_has_name(const struct content *c)
+{
+	struct stat st;
+
+	return io_fstatat(c->fd, "", &st, AT_EMPTY_PATH) < 0 || st.st_nlink > 0;
+}
+
 void content_close(struct content *c)
 {
 	if (!c)
@@ -203,7 +210,7 @@ void content_close(struct content *c)
 		c->slot.dense = false;
 		c->slot_dirty = true;
 	}
-	if (c->slot_dirty && c->has_header && volume_writable(c->v) == 0)
+	if (c->slot_dirty && c->has_header && volume_writable(c->v) == 0 && content_has_name(c))
 		(void)!content_slot_write_locked(c, false);
 	content_crypto_drop(c);
 	filehead_done(&c->head);

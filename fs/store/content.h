@@ -21,7 +21,7 @@ struct content;
 /* Takes fd (open for reading and writing, or for reading on a read-only volume), also when it fails. Recovers what an
  * unclean epoch left in flux. */
 int content_open(struct volume *v, int fd, struct content **ret) MUST_CHECK;
-/* Does not sync. NULL is fine. */
+/* Does not sync, and leaves a file without a name as it is. NULL is fine. */
 void content_close(struct content *c);
 int content_fd(const struct content *c);
 

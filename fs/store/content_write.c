@@ -99,9 +99,9 @@ static void content_gaps_close(struct content *c, uint64_t first, uint64_t end)
 	pthread_mutex_unlock(&c->state_lock);
 }
 
-int content_make_header(struct content *c)
+/* The state of a file that gets its first bytes, and its header's. */
+static int content_new_header(struct content *c, uint8_t header[static HEADER_SIZE])
 {
-	uint8_t header[HEADER_SIZE] = {0};
 	struct filehead head = {0};
 
 	pthread_rwlock_rdlock(&c->v->keys_lock);
@@ -120,16 +120,13 @@ int content_make_header(struct content *c)
 	memset(c->sealing, 0, SLOT_BITMAP_SIZE);
 	c->sealing_now = false;
 	c->gaps.count = c->gaps_before.count = 0;
+	memset(header, 0, HEADER_SIZE);
 	rc = filehead_encode(&c->head, header);
 	if (rc == 0)
 		rc = fileslot_encode(&c->head, &c->slot, header + SLOT_OFF(0));
-	if (rc == 0)
-		rc = io_pwrite_full(c->fd, header, sizeof(header), 0);
 	c->has_header = rc == 0;
 	c->changed = c->has_header;
 	pthread_mutex_unlock(&c->state_lock);
-	if (rc < 0)
-		(void)!io_ftruncate(c->fd, 0);
 	return rc;
 }
 
@@ -257,13 +254,32 @@ static int content_failed(struct content *c, uint64_t old_size, bool old_touched
 	return old_touched ? volume_synced(c->v, rc) : rc;
 }
 
+int content_make_header(struct content *c)
+{
+	uint8_t header[HEADER_SIZE];
+	int rc = content_new_header(c, header);
+
+	if (rc == 0)
+		rc = io_pwrite_full(c->fd, header, sizeof(header), 0);
+	return rc < 0 ? content_failed(c, 0, false, rc) : 0;
+}
+
 /* ---- writing ---- */
 
-/* Seals n blocks of one group from the plain bytes [off, off+len) of src (NULL: zeros) laid over what is there, and writes
- * them. existing: blocks the file had. *ret_torn: an old block may no longer match its entry. */
-static int content_write_group(struct content *c, struct block_crypto *bc, const uint8_t *src, uint64_t off, size_t len,
-	uint64_t existing, bool *ret_torn)
+/* A change of bytes within the file's size. */
+struct write {
+	const uint8_t *src;    /* NULL: zeros */
+	size_t len;
+	uint64_t off;
+	uint64_t existing;     /* blocks the file had */
+	const uint8_t *header; /* of a file that has none below yet, from block 0 on: goes with the first group; else NULL */
+	bool torn;             /* an old block may no longer match its entry */
+};
+
+/* Seals the blocks of one group from the plain bytes [off, off+len) of w laid over what is there, and writes them. */
+static int content_write_group(struct content *c, struct block_crypto *bc, struct write *w, uint64_t off, size_t len)
 {
+	const uint8_t *src = w->src ? w->src + (off - w->off) : NULL, *header = off < GROUP_BLOCKS * BLOCK_SIZE ? w->header : NULL;
 	uint8_t entries[BLOCK_SIZE], merged[BLOCK_SIZE], *cipher = scratch_get();
 	uint64_t first = off / BLOCK_SIZE;
 	unsigned n = (unsigned)((off + len - 1) / BLOCK_SIZE - first + 1);
@@ -277,7 +293,7 @@ static int content_write_group(struct content *c, struct block_crypto *bc, const
 
 		if (from > 0 || to < BLOCK_SIZE || !src) {
 			memset(merged, 0, BLOCK_SIZE);
-			if ((from > 0 || to < BLOCK_SIZE) && first + i < existing)
+			if ((from > 0 || to < BLOCK_SIZE) && first + i < w->existing)
 				rc = content_read_blocks(c, bc, first + i, 1, merged);
 			if (src)
 				memcpy(merged + from, plain, to - from);
@@ -291,51 +307,71 @@ static int content_write_group(struct content *c, struct block_crypto *bc, const
 	secret_wipe(merged, sizeof(merged));
 	if (rc < 0)
 		return rc;
-	if (n == GROUP_BLOCKS) {
-		struct iovec iov[] = {{entries, BLOCK_SIZE}, {cipher, n * (size_t)BLOCK_SIZE}};
+	if (header || n == GROUP_BLOCKS) {
+		struct iovec iov[] = {{(void *)(uintptr_t)header, header ? HEADER_SIZE : 0}, {entries, BLOCK_SIZE},
+			{cipher, n * (size_t)BLOCK_SIZE}};
 
-		rc = io_pwritev_full(c->fd, iov, 2, extent_tag_off(first));
-		*ret_torn |= rc < 0 && first < existing;
+		memset(entries + n * ENTRY_SIZE, 0, (GROUP_BLOCKS - n) * ENTRY_SIZE);
+		rc = io_pwritev_full(c->fd, iov, 3, header ? 0 : extent_tag_off(first));
+		w->torn |= rc < 0 && first < w->existing;
 		return rc;
 	}
 	rc = io_pwrite_full(c->fd, cipher, n * (size_t)BLOCK_SIZE, extent_data_off(first));
 	if (rc == 0) {
 		rc = io_pwrite_full(c->fd, entries, n * (size_t)ENTRY_SIZE, extent_entry_off(first));
-		*ret_torn |= rc < 0 && first < existing;
+		w->torn |= rc < 0 && first < w->existing;
 	} else {
 		/* Without space nothing of an allocated block was changed; any other failure may have. */
-		*ret_torn |= first < existing && rc != -ENOSPC && rc != -EDQUOT;
+		w->torn |= first < w->existing && rc != -ENOSPC && rc != -EDQUOT;
 	}
 	return rc;
 }
 
-/* The blocks of a write within the file's size; existing: those it had before. Range held, marked. src NULL writes zeros. */
-static int content_write_blocks(struct content *c, const uint8_t *src, size_t len, uint64_t off, uint64_t existing)
+/* Range held, marked. */
+static int content_write_blocks(struct content *c, struct write *w)
 {
 	struct block_crypto *bc = NULL;
-	bool torn = false;
 	int rc = content_crypto_get(c, &bc);
 
-	for (uint64_t pos = off; rc == 0 && pos < off + len;) {
+	for (uint64_t pos = w->off; rc == 0 && pos < w->off + w->len;) {
 		uint64_t group_end = (pos / BLOCK_SIZE / GROUP_BLOCKS + 1) * GROUP_BLOCKS * BLOCK_SIZE;
-		size_t n = (size_t)(MIN(group_end, off + len) - pos);
+		size_t n = (size_t)(MIN(group_end, w->off + w->len) - pos);
 
-		rc = content_write_group(c, bc, src ? src + (pos - off) : NULL, pos, n, existing, &torn);
+		rc = content_write_group(c, bc, w, pos, n);
 		pos += n;
 	}
 	if (bc)
 		content_crypto_put(c, bc);
 	if (rc == 0)
-		content_gaps_close(c, off / BLOCK_SIZE, (off + len - 1) / BLOCK_SIZE + 1);
-	return torn ? volume_synced(c->v, rc) : rc;
+		content_gaps_close(c, w->off / BLOCK_SIZE, (w->off + w->len - 1) / BLOCK_SIZE + 1);
+	return w->torn ? volume_synced(c->v, rc) : rc;
 }
 
 /* Zeros within the file's size. Range held. */
 static int content_write_zeros(struct content *c, size_t len, uint64_t off)
 {
+	struct write w = {.len = len, .off = off, .existing = extent_blocks(content_size(c))};
 	int rc = content_mark(c, off / BLOCK_SIZE, (off + len - 1) / BLOCK_SIZE);
 
-	return rc < 0 ? rc : content_write_blocks(c, NULL, len, off, extent_blocks(content_size(c)));
+	return rc < 0 ? rc : content_write_blocks(c, &w);
+}
+
+/* The first bytes of a file, from block 0 on: header, entries and data in one piece. Range up to RANGE_END held. */
+static int content_write_first(struct content *c, struct write *w)
+{
+	uint8_t header[HEADER_SIZE];
+	uint64_t end = w->off + w->len;
+	int rc = content_new_header(c, header);
+
+	w->header = header;
+	if (rc == 0 && end % BLOCK_SIZE)
+		rc = io_ftruncate(c->fd, extent_cipher_len(end));
+	if (rc == 0)
+		rc = content_write_blocks(c, w);
+	if (rc < 0)
+		return content_failed(c, 0, false, rc);
+	atomic_store_explicit(&c->size, end, memory_order_release);
+	return 0;
 }
 
 /* Makes the file end bytes long for a write from off on. Range up to RANGE_END held. */
@@ -395,15 +431,19 @@ int content_write(struct content *c, const void *buf, size_t len, uint64_t off)
 		range_unlock(&c->ranges, &r); /* it shrank meanwhile */
 	}
 	size = content_size(c);
-	bool extends = off + len > size;
-	rc = extends ? content_extend(c, off, off + len) : content_mark(c, first, last);
-	extends = extends && rc == 0;
-	if (rc == 0) {
+	struct write w = {.src = buf, .len = len, .off = off, .existing = extent_blocks(size)};
+	bool extended = false;
+	if (off + len > size && first == 0 && !c->has_header) {
+		rc = content_write_first(c, &w);
+	} else {
+		rc = off + len > size ? content_extend(c, off, off + len) : content_mark(c, first, last);
+		extended = rc == 0 && off + len > size;
 		range_narrow(&c->ranges, &r, first, last);
-		rc = content_write_blocks(c, buf, len, off, extent_blocks(size));
+		if (rc == 0)
+			rc = content_write_blocks(c, &w);
 	}
 	range_unlock(&c->ranges, &r);
-	if (rc < 0 && extends)
+	if (rc < 0 && extended)
 		rc = content_retract(c, size, off + len, rc);
 	if (rc == 0)
 		atomic_fetch_add_explicit(&c->v->stats.written_bytes, len, memory_order_relaxed);
