@@ -1,5 +1,6 @@
 #!/usr/bin/python3
-"""SQLite on an environment: four writing processes in WAL and in DELETE mode, mmap on, kill -9, integrity_check."""
+"""SQLite on an environment: four writing processes and a reading one in WAL and in DELETE mode, mmap on, kill -9 again and
+again, integrity_check."""
 import os
 import signal
 import sqlite3
@@ -9,13 +10,13 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../
 import tdefs
 
 ROUNDS = 5000 if tdefs.LONG else 60
-WRITERS = 4
+WRITERS, KILLS = 4, 50 if tdefs.LONG else 4
 
 
 def connect(path):
     db = sqlite3.connect(path, timeout=120, isolation_level=None)
     db.execute("pragma busy_timeout = 120000")
-    db.execute("pragma mmap_size = 67108864")
+    tdefs.equal(db.execute("pragma mmap_size = 67108864").fetchone(), (67108864,), "mapped access")
     db.execute("pragma synchronous = full")
     return db
 
@@ -46,6 +47,18 @@ def fork(function, *arguments):
     return pid
 
 
+def read_on(path, rounds):
+    """Every snapshot beside the writers has the same sum, in the table and through the index."""
+    db = connect(path)
+    for _ in range(rounds):
+        db.execute("begin")
+        tdefs.equal(db.execute("select sum(amount) from account").fetchone()[0], 10000, "the sum in a snapshot")
+        counts = [db.execute("select count(*) from entry " + by).fetchone() for by in ("not indexed", "indexed by i where writer >= 0")]
+        tdefs.equal(counts[0], counts[1], "entries by the index in a snapshot")
+        db.execute("commit")
+    db.close()
+
+
 def verify(path, entries=None):
     db = connect(path)
     tdefs.equal(db.execute("pragma integrity_check").fetchall(), [("ok",)], "integrity_check")
@@ -63,19 +76,19 @@ def mode(folder, journal):
                      "create table entry (id integer primary key, writer, n, body); create index i on entry (writer, n);")
     db.executemany("insert into account values (?, 1000)", [(k,) for k in range(10)])
     db.close()
-    for pid in [fork(write, path, w, ROUNDS) for w in range(WRITERS)]:
-        tdefs.equal(os.waitpid(pid, 0)[1], 0, "a writer's status")
+    for pid in [fork(write, path, w, ROUNDS) for w in range(WRITERS)] + [fork(read_on, path, ROUNDS)]:
+        tdefs.equal(os.waitpid(pid, 0)[1], 0, "a writer's or the reader's status")
     verify(path, WRITERS * ROUNDS)
-    # killed in the middle
-    reader, writer = os.pipe()
-    pids = [fork(write, path, w, 1000000, writer) for w in range(2)]
-    os.read(reader, 1)
-    for pid in pids:
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
-    os.close(reader)
-    os.close(writer)
-    verify(path)
+    for _ in range(KILLS):
+        reader, writer = os.pipe()
+        pids = [fork(write, path, w, 1000000, writer) for w in range(2)]
+        os.read(reader, 1)
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+        os.close(reader)
+        os.close(writer)
+        verify(path)
     db = connect(path)
     db.execute("delete from entry where id % 2")
     db.execute("vacuum")
