@@ -34,14 +34,12 @@ static void io_after(const struct io_event *ev, int64_t result)
 #define IO_CALL(call, ...)                                                                                   \
 	__extension__({                                                                                      \
 		struct io_event ev = {__VA_ARGS__};                                                          \
-		int64_t rc_ = io_before(&ev);                                                                \
-		if (rc_ == 0) {                                                                              \
-			do                                                                                   \
-				rc_ = (call);                                                                \
-			while (rc_ < 0 && errno == EINTR);                                                   \
-			if (rc_ < 0)                                                                         \
+		int64_t rc_;                                                                                 \
+		do {                                                                                         \
+			rc_ = io_before(&ev);                                                                \
+			if (rc_ == 0 && (rc_ = (call)) < 0)                                                  \
 				rc_ = -errno;                                                                \
-		}                                                                                            \
+		} while (rc_ == -EINTR);                                                                     \
 		io_after(&ev, rc_);                                                                          \
 		rc_;                                                                                         \
 	})
@@ -144,31 +142,34 @@ void io_flights(void (*fn)(void *ctx, const void *p, size_t len), void *ctx)
 	}
 }
 
-int io_pwritev_full(int fd, const struct iovec *iov, int n, uint64_t off)
+int io_pwritev_full(int fd, const struct iovec *iov, int n, uint64_t off, uint64_t *ret_len)
 {
 	struct iovec part[IO_IOV_MAX];
 	uint64_t len = iov_len(iov, n), done = 0;
 
+	if (ret_len)
+		*ret_len = 0;
 	while (done < len) {
 		int k = iov_window(iov, n, done, len - done, part);
 		struct io_event ev = {.op = IO_WRITE, .fd = fd, .iov = part, .iov_count = k, .off = off + done,
 			.len = iov_len(part, k)};
 		uint64_t want = ev.len;
-		int64_t rc = io_before(&ev);
+		int64_t rc;
 
-		if (rc == 0 && ev.len < want)
-			k = iov_window(iov, n, done, ev.len, part);
-		if (rc == 0) {
-			struct flight *flight = flight_begin(part, k);
+		do {
+			rc = io_before(&ev);
+			if (rc == 0 && ev.len < want)
+				k = iov_window(iov, n, done, ev.len, part);
+			if (rc == 0) {
+				struct flight *flight = flight_begin(part, k);
 
-			do
 				rc = pwritev(fd, part, k, (off_t)(off + done));
-			while (rc < 0 && errno == EINTR);
-			if (rc < 0)
-				rc = -errno;
-			if (flight)
-				atomic_store(&flight->iov, NULL);
-		}
+				if (rc < 0)
+					rc = -errno;
+				if (flight)
+					atomic_store(&flight->iov, NULL);
+			}
+		} while (rc == -EINTR);
 		ev.iov_count = k;
 		io_after(&ev, rc);
 		if (rc < 0)
@@ -176,6 +177,8 @@ int io_pwritev_full(int fd, const struct iovec *iov, int n, uint64_t off)
 		if (rc == 0)
 			return -EIO;
 		done += (uint64_t)rc;
+		if (ret_len)
+			*ret_len = done;
 	}
 	return 0;
 }
@@ -187,7 +190,7 @@ int io_pread_full(int fd, void *buf, size_t len, uint64_t off, uint64_t *ret_len
 
 int io_pwrite_full(int fd, const void *buf, size_t len, uint64_t off)
 {
-	return io_pwritev_full(fd, &(struct iovec){(void *)(uintptr_t)buf, len}, 1, off);
+	return io_pwritev_full(fd, &(struct iovec){(void *)(uintptr_t)buf, len}, 1, off, NULL);
 }
 
 int io_fsync(int fd)
@@ -351,12 +354,29 @@ int io_removexattr(int fd, const char *name)
 int io_lock(int fd)
 {
 	struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
-	int rc;
 
-	do
-		rc = fcntl(fd, F_OFD_SETLK, &lock);
-	while (rc < 0 && errno == EINTR);
-	return rc < 0 ? -errno : 0;
+	return (int)IO_CALL(fcntl(fd, F_OFD_SETLK, &lock), .op = IO_LOCK, .fd = fd);
+}
+
+int io_opendir(int dirfd, DIR **ret)
+{
+	CLEANUP_CLOSE int fd = io_openat(dirfd, ".", O_RDONLY | O_DIRECTORY, 0);
+
+	if (fd < 0)
+		return fd;
+	*ret = fdopendir(fd);
+	if (!*ret)
+		return -errno;
+	(void)TAKE_FD(fd);
+	return 0;
+}
+
+int io_readdir(DIR *dp, const struct dirent **ret)
+{
+	/* readdir(3) tells the end from an error by errno alone. */
+	int64_t rc = IO_CALL((errno = 0, *ret = readdir(dp), *ret || errno == 0 ? 0 : -1), .op = IO_READDIR, .fd = dirfd(dp));
+
+	return rc < 0 ? (int)rc : *ret != NULL;
 }
 
 int io_reopen(int fd, int flags)

@@ -14,7 +14,7 @@
 enum io_op {
 	IO_OPEN, IO_READ, IO_WRITE, IO_FSYNC, IO_FDATASYNC, IO_SYNCFS, IO_TRUNCATE, IO_FALLOCATE, IO_RENAME, IO_LINK,
 	IO_UNLINK, IO_MKDIR, IO_SYMLINK, IO_READLINK, IO_MKNOD, IO_STAT, IO_CHOWN, IO_CHMOD, IO_UTIMENS, IO_SEEK,
-	IO_GETXATTR, IO_SETXATTR, IO_LISTXATTR, IO_REMOVEXATTR, IO_STATFS, IO_OP_COUNT,
+	IO_GETXATTR, IO_SETXATTR, IO_LISTXATTR, IO_REMOVEXATTR, IO_STATFS, IO_LOCK, IO_READDIR, IO_OP_COUNT,
 };
 
 /* One call as the hook sees it; what a call has no use for is zero. */
@@ -29,7 +29,8 @@ struct io_event {
 	mode_t mode;
 };
 
-/* before: 0 lets the call through, -errno fails it instead; it may lower ev->len of a write to make it short.
+/* before: 0 lets the call through, -errno fails it instead (-EINTR: as a signal would, so it is asked again); it may lower
+ * ev->len of a write to make it short.
  * after: told the result. Both may be NULL. Set while no other thread does I/O; NULL removes. */
 struct io_hook {
 	int (*before)(void *ctx, struct io_event *ev);
@@ -45,9 +46,10 @@ void io_flights(void (*fn)(void *ctx, const void *p, size_t len), void *ctx);
 
 int io_openat(int dirfd, const char *path, int flags, mode_t mode) MUST_CHECK;
 /* The whole range or an error: short reads at the end of the file are zero-filled and counted in ret_len (may be
- * NULL); a short write goes on where it stopped and ends with the error that explains it. iov is not changed. */
+ * NULL); a short write goes on where it stopped and ends with the error that explains it, and ret_len says what was
+ * written before it. iov is not changed. */
 int io_preadv_full(int fd, const struct iovec *iov, int n, uint64_t off, uint64_t *ret_len) MUST_CHECK;
-int io_pwritev_full(int fd, const struct iovec *iov, int n, uint64_t off) MUST_CHECK;
+int io_pwritev_full(int fd, const struct iovec *iov, int n, uint64_t off, uint64_t *ret_len) MUST_CHECK;
 int io_pread_full(int fd, void *buf, size_t len, uint64_t off, uint64_t *ret_len) MUST_CHECK;
 int io_pwrite_full(int fd, const void *buf, size_t len, uint64_t off) MUST_CHECK;
 int io_fsync(int fd) MUST_CHECK;
@@ -68,6 +70,10 @@ int io_fchownat(int dirfd, const char *path, uid_t uid, gid_t gid, int flags) MU
 int io_chmod(int fd, mode_t mode) MUST_CHECK;
 int io_utimensat(int dirfd, const char *path, const struct timespec ts[2], int flags) MUST_CHECK;
 int64_t io_lseek(int fd, uint64_t off, int whence) MUST_CHECK;
+/* The directory behind dirfd (O_PATH will do), opened again for reading from its start; closedir(3) ends it. */
+int io_opendir(int dirfd, DIR **ret) MUST_CHECK;
+/* 1 with an entry, which lives until the next call; 0 at the end; -errno. */
+int io_readdir(DIR *dp, const struct dirent **ret) MUST_CHECK;
 int io_fstatfs(int fd, struct statfs *ret) MUST_CHECK;
 
 /* Extended attributes of whatever fd names, O_PATH and symbolic links included (dirfd/name form: link itself). */

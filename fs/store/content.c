@@ -37,25 +37,42 @@ void content_crypto_drop(struct content *c)
 
 /* ---- state slots ---- */
 
+/* A slot's write failed: what is on the disk must verify all the same, or nobody opens the file again in this epoch. */
+static void content_slot_failed(struct content *c, int error)
+{
+	uint8_t sector[SECTOR_SIZE];
+	struct fileslot left;
+	int rc = io_pread_full(c->fd, sector, sizeof(sector), SLOT_OFF(1 - c->slot_index), NULL);
+
+	if (rc == 0)
+		rc = fileslot_decode(&c->head, sector, &left);
+	if (rc < 0 && rc != -ENOENT)
+		(void)volume_poison(c->v, "a file's state cannot be written", error);
+}
+
 int content_slot_write_locked(struct content *c, bool durable)
 {
 	uint8_t sector[SECTOR_SIZE];
-	struct fileslot out;
+	struct fileslot out = c->slot;
 	struct stat st;
 
-	c->slot.sequence++;
-	c->slot.epoch = c->v->header.epoch;
-	out = c->slot;
+	out.sequence++;
+	out.epoch = c->v->header.epoch;
 	for (size_t i = 0; i < SLOT_BITMAP_SIZE; i++)
 		out.marks[i] |= c->sealing[i];
 	int rc = fileslot_encode(&c->head, &out, sector);
 	if (rc == 0)
 		rc = io_fstatat(c->fd, "", &st, AT_EMPTY_PATH);
 	/* Never over the slot that is durable: a torn write must leave that one. */
-	if (rc == 0)
+	if (rc == 0) {
 		rc = io_pwrite_full(c->fd, sector, sizeof(sector), SLOT_OFF(1 - c->slot_index));
+		if (rc < 0)
+			content_slot_failed(c, rc);
+	}
 	if (rc < 0)
 		return rc;
+	c->slot.sequence = out.sequence;
+	c->slot.epoch = out.epoch;
 	/* Nobody above wrote anything now. */
 	(void)!io_utimensat(c->fd, "", (struct timespec[2]){{0, UTIME_OMIT}, st.st_mtim}, AT_EMPTY_PATH);
 	c->slot_dirty = false;
@@ -119,7 +136,7 @@ static int content_choose_slot(struct content *c, const uint8_t *header)
 	c->slot_index = rc[0] < 0 || (rc[1] == 0 && slots[1].sequence > slots[0].sequence);
 	c->slot = slots[c->slot_index];
 	unsigned last = (unsigned)c->v->header.unclean_count;
-	bool torn_by_crash = (last && c->v->header.unclean[last - 1] >= c->slot.epoch) || c->v->options.read_only;
+	bool torn_by_crash = (last && c->v->header.unclean[last - 1] >= c->slot.epoch) || volume_writable(c->v) < 0;
 	if (rc[1 - c->slot_index] == -EBADMSG && !torn_by_crash)
 		return content_refuse(c, UINT64_MAX, "a state slot does not verify");
 	if (c->slot.epoch > c->v->header.epoch)
@@ -160,10 +177,12 @@ static int content_load(struct content *c, uint64_t cipher_len)
 	if (c->slot.epoch == c->v->header.epoch && !(c->v->options.read_only && !c->v->header.clean))
 		return 0;
 	if (volume_epoch_unclean(c->v, c->slot.epoch)) {
+		bool writable = volume_writable(c->v) == 0;
+
 		if (c->slot.sealed == blocks && content_all_zero(c->slot.marks, SLOT_BITMAP_SIZE))
-			return 0;
-		c->accept_flux = c->v->options.read_only;
-		return c->accept_flux ? 0 : recover_content(c);
+			return writable ? recover_leftovers(c) : 0;
+		c->accept_flux = !writable;
+		return writable ? recover_content(c) : 0;
 	}
 	/* That epoch ended with everything on disk: nothing is in flux, whatever was sealed by then. */
 	c->slot.sealed = blocks;
@@ -210,8 +229,12 @@ void content_close(struct content *c)
 		c->slot.dense = false;
 		c->slot_dirty = true;
 	}
-	if (c->slot_dirty && c->has_header && volume_writable(c->v) == 0 && content_has_name(c))
-		(void)!content_slot_write_locked(c, false);
+	if (c->slot_dirty && c->has_header && volume_writable(c->v) == 0 && content_has_name(c)) {
+		int rc = content_slot_write_locked(c, false);
+
+		if (rc < 0)
+			(void)volume_poison(c->v, "a file's state cannot be written", rc);
+	}
 	content_crypto_drop(c);
 	filehead_done(&c->head);
 	range_set_done(&c->ranges);

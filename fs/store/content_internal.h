@@ -28,7 +28,7 @@ struct content {
 	unsigned mark_run;       /* state_lock: regions marked at once; doubles while marks keep coming */
 	bool changed;            /* state_lock: since the last seal */
 	struct gaps gaps, gaps_before; /* state_lock: C5; before: as the last seal found them */
-	bool accept_flux;        /* read-only look at a crashed store: in-flux mismatches are accepted as they stand */
+	bool accept_flux;        /* nothing may be written to a crashed store: in-flux mismatches are accepted as they stand */
 
 	pthread_mutex_t crypto_lock;
 	struct block_crypto *crypto[CONTENT_CRYPTO_MAX]; /* idle ones; crypto_lock */
@@ -47,7 +47,8 @@ int content_refuse(struct content *c, uint64_t blk, const char *why);
 bool content_in_flux(const struct content *c, uint64_t blk);
 bool content_all_zero(const void *data, size_t len);
 
-/* Writes the state slot, keeping the file's mtime; durable: followed by fdatasync. state_lock held. */
+/* Writes the state slot, keeping the file's mtime; durable: followed by fdatasync. A failure changes nothing, or poisons.
+ * state_lock held. */
 int content_slot_write_locked(struct content *c, bool durable) MUST_CHECK;
 /* C3 for blocks first..last. Range held. */
 int content_mark(struct content *c, uint64_t first, uint64_t last) MUST_CHECK;
@@ -60,6 +61,8 @@ int content_make_header(struct content *c) MUST_CHECK;
 int content_forget_tail(struct content *c, uint64_t size) MUST_CHECK;
 
 int recover_content(struct content *c) MUST_CHECK;
+/* R3 for a file with nothing in flux: it may have been cut when it crashed. */
+int recover_leftovers(struct content *c) MUST_CHECK;
 int recover_lost_header(struct content *c, uint64_t cipher_len) MUST_CHECK;
 
 DEFINE_CLEANUP(struct content *, content_close);

@@ -3,8 +3,8 @@
  * Order within a write: mark (C3), length (C4), then per group the data and after it the entries, all into the page cache;
  * no flush but the mark's. Only the length needs the file's end to itself: from then on a write holds its own blocks alone,
  * so that several extend a file side by side. A write that fails on the way cuts its new blocks off again, or leaves them
- * as gaps (C5) where others went on behind it; where it may have left an old block that no longer matches its entry, the
- * volume is poisoned. */
+ * as gaps (C5) where others went on behind it; old ones are old or, where their data was written whole, new; where it may have
+ * left one that matches no entry, the volume is poisoned. */
 #include "store/content_internal.h"
 
 #include <fcntl.h>
@@ -151,8 +151,11 @@ int content_rotate(struct content *c)
 		rc = filehead_encode(&next, sector);
 	if (old && rc == 0)
 		rc = io_fstatat(c->fd, "", &st, AT_EMPTY_PATH);
-	if (old && rc == 0)
+	if (old && rc == 0) {
 		rc = io_pwrite_full(c->fd, sector, sizeof(sector), 0);
+		if (rc < 0 && (filehead_encode(&c->head, sector) < 0 || io_pwrite_full(c->fd, sector, sizeof(sector), 0) < 0))
+			(void)volume_poison(c->v, "a file's header cannot be written", rc);
+	}
 	if (old && rc == 0) {
 		(void)!io_utimensat(c->fd, "", (struct timespec[2]){{0, UTIME_OMIT}, st.st_mtim}, AT_EMPTY_PATH);
 		c->head = next;
@@ -240,18 +243,26 @@ int content_forget_tail(struct content *c, uint64_t size)
 	return io_pwrite_full(c->fd, entries, n * (size_t)ENTRY_SIZE, extent_entry_off(blocks));
 }
 
-/* After a failed change: cut what was new, doubt what was old. */
-static int content_failed(struct content *c, uint64_t old_size, bool old_touched, int rc)
+static int content_zero_tail(struct content *c, uint64_t size);
+
+/* After a failed change: cuts what was new. */
+static int content_failed(struct content *c, uint64_t old_size, int rc)
 {
-	if (old_size == 0) {
+	int undone = io_ftruncate(c->fd, extent_cipher_len(old_size));
+
+	if (undone == 0 && old_size == 0) {
 		pthread_mutex_lock(&c->state_lock);
-		if (io_ftruncate(c->fd, 0) == 0)
-			c->has_header = false;
+		c->has_header = false;
 		pthread_mutex_unlock(&c->state_lock);
-	} else if (io_ftruncate(c->fd, extent_cipher_len(old_size)) < 0 || content_forget_tail(c, old_size) < 0) {
-		old_touched = true;
+	} else if (undone == 0) {
+		undone = content_forget_tail(c, old_size);
+		/* The last block may have been written whole, with bytes past the old size. */
+		if (undone == 0)
+			undone = content_zero_tail(c, old_size);
 	}
-	return old_touched ? volume_synced(c->v, rc) : rc;
+	if (undone < 0)
+		(void)volume_poison(c->v, "a failed change cannot be taken back", rc);
+	return rc;
 }
 
 int content_make_header(struct content *c)
@@ -261,7 +272,7 @@ int content_make_header(struct content *c)
 
 	if (rc == 0)
 		rc = io_pwrite_full(c->fd, header, sizeof(header), 0);
-	return rc < 0 ? content_failed(c, 0, false, rc) : 0;
+	return rc < 0 ? content_failed(c, 0, rc) : 0;
 }
 
 /* ---- writing ---- */
@@ -273,13 +284,61 @@ struct write {
 	uint64_t off;
 	uint64_t existing;     /* blocks the file had */
 	const uint8_t *header; /* of a file that has none below yet, from block 0 on: goes with the first group; else NULL */
-	bool torn;             /* an old block may no longer match its entry */
 };
 
-/* Seals the blocks of one group from the plain bytes [off, off+len) of w laid over what is there, and writes them. */
-static int content_write_group(struct content *c, struct block_crypto *bc, struct write *w, uint64_t off, size_t len)
+/* Whether a failed write has left every byte as it was. */
+static bool write_was_refused(int rc, uint64_t done)
 {
-	const uint8_t *src = w->src ? w->src + (off - w->off) : NULL, *header = off < GROUP_BLOCKS * BLOCK_SIZE ? w->header : NULL;
+	return done == 0 && (rc == -ENOSPC || rc == -EDQUOT || rc == -EROFS);
+}
+
+/* Whether these blocks of one group read as zeros whatever lies in them. */
+static bool content_is_empty(struct content *c, uint64_t first, uint64_t n)
+{
+	uint8_t entries[BLOCK_SIZE];
+	bool empty = n == 0 || io_pread_full(c->fd, entries, n * ENTRY_SIZE, extent_entry_off(first), NULL) == 0;
+
+	pthread_mutex_lock(&c->state_lock);
+	for (uint64_t i = 0; empty && i < n; i++) {
+		const uint8_t *entry = entries + i * ENTRY_SIZE;
+
+		empty = (le32_load(entry) & ENTRY_ZERO) ||
+			((!c->slot.dense || gaps_has(&c->gaps, first + i)) && content_all_zero(entry, ENTRY_SIZE));
+	}
+	pthread_mutex_unlock(&c->state_lock);
+	return empty;
+}
+
+/* Writes n sealed blocks of one group and their entries. */
+static int content_put_group(struct content *c, const struct write *w, uint64_t first, unsigned n, uint8_t entries[static BLOCK_SIZE],
+	uint8_t *cipher)
+{
+	const uint8_t *header = first < GROUP_BLOCKS ? w->header : NULL;
+	struct iovec iov[] = {{(void *)(uintptr_t)header, header ? HEADER_SIZE : 0}, {entries, BLOCK_SIZE}, {cipher, n * (size_t)BLOCK_SIZE}};
+	uint64_t old = w->existing > first ? MIN(w->existing - first, n) : 0, done, tagged = 0;
+
+	/* Nothing here yet that could be torn: all in one. */
+	if (header || (n == GROUP_BLOCKS && old == 0)) {
+		memset(entries + n * ENTRY_SIZE, 0, (GROUP_BLOCKS - n) * ENTRY_SIZE);
+		return io_pwritev_full(c->fd, iov, 3, header ? 0 : extent_tag_off(first), NULL);
+	}
+	int rc = io_pwritev_full(c->fd, &iov[2], 1, extent_data_off(first), &done);
+	uint64_t whole = done / BLOCK_SIZE;
+	bool torn = rc < 0 && whole < old && !write_was_refused(rc, done % BLOCK_SIZE) && !content_is_empty(c, first + whole, old - whole);
+
+	/* Blocks that are there whole get their entries, also when the next one failed. */
+	iov[1].iov_len = whole * ENTRY_SIZE;
+	int rc2 = whole ? io_pwritev_full(c->fd, &iov[1], 1, extent_entry_off(first), &tagged) : 0;
+	torn |= rc2 < 0 && old > 0 && !(write_was_refused(rc2, tagged) && content_is_empty(c, first, MIN(whole, old)));
+	if (torn)
+		(void)volume_poison(c->v, "a failed write may have left half a block", rc < 0 ? rc : rc2);
+	return rc < 0 ? rc : rc2;
+}
+
+/* Seals the blocks of one group from the plain bytes [off, off+len) of w laid over what is there, and writes them. */
+static int content_write_group(struct content *c, struct block_crypto *bc, const struct write *w, uint64_t off, size_t len)
+{
+	const uint8_t *src = w->src ? w->src + (off - w->off) : NULL;
 	uint8_t entries[BLOCK_SIZE], merged[BLOCK_SIZE], *cipher = scratch_get();
 	uint64_t first = off / BLOCK_SIZE;
 	unsigned n = (unsigned)((off + len - 1) / BLOCK_SIZE - first + 1);
@@ -305,30 +364,31 @@ static int content_write_group(struct content *c, struct block_crypto *bc, struc
 			rc = block_seal(bc, first + i, generation, plain, cipher + i * (size_t)BLOCK_SIZE, entries + i * ENTRY_SIZE);
 	}
 	secret_wipe(merged, sizeof(merged));
-	if (rc < 0)
-		return rc;
-	if (header || n == GROUP_BLOCKS) {
-		struct iovec iov[] = {{(void *)(uintptr_t)header, header ? HEADER_SIZE : 0}, {entries, BLOCK_SIZE},
-			{cipher, n * (size_t)BLOCK_SIZE}};
+	return rc < 0 ? rc : content_put_group(c, w, first, n, entries, cipher);
+}
 
-		memset(entries + n * ENTRY_SIZE, 0, (GROUP_BLOCKS - n) * ENTRY_SIZE);
-		rc = io_pwritev_full(c->fd, iov, 3, header ? 0 : extent_tag_off(first));
-		w->torn |= rc < 0 && first < w->existing;
+/* C1 for the block that ends, or is to end, at size. Range held. */
+static int content_zero_tail(struct content *c, uint64_t size)
+{
+	uint64_t blk = size / BLOCK_SIZE;
+	size_t tail = size % BLOCK_SIZE;
+	struct write w = {.len = BLOCK_SIZE - tail, .off = size, .existing = blk + 1};
+	uint8_t plain[BLOCK_SIZE];
+	struct block_crypto *bc;
+	int rc = tail ? content_crypto_get(c, &bc) : 0;
+
+	if (rc < 0 || tail == 0)
 		return rc;
-	}
-	rc = io_pwrite_full(c->fd, cipher, n * (size_t)BLOCK_SIZE, extent_data_off(first));
-	if (rc == 0) {
-		rc = io_pwrite_full(c->fd, entries, n * (size_t)ENTRY_SIZE, extent_entry_off(first));
-		w->torn |= rc < 0 && first < w->existing;
-	} else {
-		/* Without space nothing of an allocated block was changed; any other failure may have. */
-		w->torn |= first < w->existing && rc != -ENOSPC && rc != -EDQUOT;
-	}
+	rc = content_read_blocks(c, bc, blk, 1, plain);
+	if (rc == 0 && !content_all_zero(plain + tail, BLOCK_SIZE - tail))
+		rc = content_write_group(c, bc, &w, w.off, w.len);
+	content_crypto_put(c, bc);
+	secret_wipe(plain, sizeof(plain));
 	return rc;
 }
 
 /* Range held, marked. */
-static int content_write_blocks(struct content *c, struct write *w)
+static int content_write_blocks(struct content *c, const struct write *w)
 {
 	struct block_crypto *bc = NULL;
 	int rc = content_crypto_get(c, &bc);
@@ -344,7 +404,7 @@ static int content_write_blocks(struct content *c, struct write *w)
 		content_crypto_put(c, bc);
 	if (rc == 0)
 		content_gaps_close(c, w->off / BLOCK_SIZE, (w->off + w->len - 1) / BLOCK_SIZE + 1);
-	return w->torn ? volume_synced(c->v, rc) : rc;
+	return rc;
 }
 
 /* Zeros within the file's size. Range held. */
@@ -369,7 +429,7 @@ static int content_write_first(struct content *c, struct write *w)
 	if (rc == 0)
 		rc = content_write_blocks(c, w);
 	if (rc < 0)
-		return content_failed(c, 0, false, rc);
+		return content_failed(c, 0, rc);
 	atomic_store_explicit(&c->size, end, memory_order_release);
 	return 0;
 }
@@ -386,10 +446,35 @@ static int content_extend(struct content *c, uint64_t off, uint64_t end)
 	if (end % BLOCK_SIZE || first > existing || size % BLOCK_SIZE)
 		rc = io_ftruncate(c->fd, extent_cipher_len(end));
 	if (rc < 0)
-		return content_failed(c, size, false, rc);
+		return content_failed(c, size, rc);
 	content_gaps_grow(c, existing, first, extent_blocks(end));
 	atomic_store_explicit(&c->size, end, memory_order_release);
 	return 0;
+}
+
+/* Of blocks first..end, which a failed write left as new: those that match no entry become holes, or gaps. */
+static int content_drop_torn(struct content *c, uint64_t first, uint64_t end)
+{
+	uint8_t entry[ENTRY_SIZE], data[BLOCK_SIZE];
+	struct block_crypto *bc;
+	int rc = content_crypto_get(c, &bc);
+
+	if (rc < 0)
+		return rc;
+	for (uint64_t blk = first; rc == 0 && blk < end; blk++) {
+		rc = io_pread_full(c->fd, entry, sizeof(entry), extent_entry_off(blk), NULL);
+		if (rc == 0 && !content_all_zero(entry, sizeof(entry)))
+			rc = io_pread_full(c->fd, data, sizeof(data), extent_data_off(blk), NULL);
+		if (rc == 0 && !content_all_zero(entry, sizeof(entry)))
+			rc = content_open_block(c, bc, blk, entry, data);
+		if (rc == -EBADMSG) {
+			memset(entry, 0, sizeof(entry));
+			rc = io_pwrite_full(c->fd, entry, sizeof(entry), extent_entry_off(blk));
+		}
+	}
+	secret_wipe(data, sizeof(data));
+	content_crypto_put(c, bc);
+	return rc;
 }
 
 /* After a write that extended the file from size to end has failed: back to size, where nobody built on it. No range held. */
@@ -401,8 +486,10 @@ static int content_retract(struct content *c, uint64_t size, uint64_t end, int r
 	pthread_mutex_lock(&c->state_lock);
 	bool alone = content_size(c) == end && gaps_cover(&c->gaps, extent_blocks(size), extent_blocks(end));
 	pthread_mutex_unlock(&c->state_lock);
-	if (alone) {
-		rc = content_failed(c, size, false, rc);
+	if (!alone && content_drop_torn(c, extent_blocks(size), extent_blocks(end)) < 0) {
+		(void)volume_poison(c->v, "a failed change cannot be taken back", rc);
+	} else if (alone) {
+		rc = content_failed(c, size, rc);
 		content_gaps_close(c, extent_blocks(size), extent_blocks(end));
 		atomic_store_explicit(&c->size, size, memory_order_release);
 	}
@@ -480,7 +567,7 @@ static int content_grow(struct content *c, uint64_t old, uint64_t size)
 		content_not_dense(c);
 	rc = io_ftruncate(c->fd, extent_cipher_len(size));
 	if (rc < 0)
-		return content_failed(c, old, false, rc);
+		return content_failed(c, old, rc);
 	atomic_store_explicit(&c->size, size, memory_order_release);
 	return 0;
 }
@@ -488,35 +575,34 @@ static int content_grow(struct content *c, uint64_t old, uint64_t size)
 static int content_shrink(struct content *c, uint64_t size)
 {
 	uint64_t blocks = extent_blocks(size);
-	int rc = 0;
+	int rc = size % BLOCK_SIZE ? content_mark(c, size / BLOCK_SIZE, size / BLOCK_SIZE) : 0;
 
+	/* While nothing is lost yet: what this needs may not be there. */
+	if (rc == 0)
+		rc = content_zero_tail(c, size);
+	if (rc < 0)
+		return rc;
 	/* Durably unseal what goes: other bytes may stand there soon. */
 	pthread_mutex_lock(&c->state_lock);
-	c->sealing_blocks = MIN(c->sealing_blocks, blocks);
-	if (c->slot.sealed > blocks) {
+	uint64_t sealed = c->slot.sealed;
+	if (sealed > blocks) {
 		c->slot.sealed = blocks;
 		rc = content_slot_write_locked(c, true);
+		if (rc < 0)
+			c->slot.sealed = sealed;
 	}
+	if (rc == 0)
+		c->sealing_blocks = MIN(c->sealing_blocks, blocks);
 	c->changed = true;
 	pthread_mutex_unlock(&c->state_lock);
-	if (rc == 0 && size % BLOCK_SIZE)
-		rc = content_mark(c, size / BLOCK_SIZE, size / BLOCK_SIZE);
 	if (rc == 0)
 		rc = io_ftruncate(c->fd, extent_cipher_len(size));
 	if (rc < 0)
 		return rc;
 	content_gaps_close(c, blocks, extent_blocks(content_size(c)));
-	rc = content_forget_tail(c, size);
-	/* C1, as a write of zeros over the rest of what is the last block now. */
-	if (rc == 0 && size % BLOCK_SIZE) {
-		uint64_t rest = MIN(BLOCK_SIZE - size % BLOCK_SIZE, content_size(c) - size);
-
-		rc = content_write_zeros(c, (size_t)rest, size);
-		if (rc < 0)
-			(void)!io_ftruncate(c->fd, extent_cipher_len(size));
-	}
 	atomic_store_explicit(&c->size, size, memory_order_release);
-	return volume_synced(c->v, rc);
+	rc = content_forget_tail(c, size);
+	return rc < 0 ? volume_poison(c->v, "what lies past a file's new end cannot be removed", rc) : 0;
 }
 
 int content_truncate(struct content *c, uint64_t size)
@@ -563,8 +649,13 @@ static int content_zero_entries(struct content *c, uint64_t first, uint64_t last
 		for (unsigned i = 0; rc == 0 && i < n; i++)
 			if (!only_holes || memcmp(entries + i * ENTRY_SIZE, hole, ENTRY_SIZE) == 0)
 				rc = block_zero_entry(bc, blk + i, generation, entries + i * ENTRY_SIZE);
-		if (rc == 0)
-			rc = io_pwrite_full(c->fd, entries, n * (size_t)ENTRY_SIZE, extent_entry_off(blk));
+		if (rc == 0) {
+			uint64_t done;
+
+			rc = io_pwritev_full(c->fd, &(struct iovec){entries, n * (size_t)ENTRY_SIZE}, 1, extent_entry_off(blk), &done);
+			if (rc < 0 && !write_was_refused(rc, done))
+				(void)volume_poison(c->v, "a failed write may have left half a tag", rc);
+		}
 		blk += n;
 	}
 	content_crypto_put(c, bc);
@@ -613,7 +704,7 @@ static int content_preallocate(struct content *c, uint64_t off, uint64_t len, bo
 			rc = content_zero_entries(c, first, MIN(last, extent_blocks(size) - 1), true);
 	}
 	if (rc < 0)
-		return size > 0 && (size > old || old == 0) ? content_failed(c, old, false, rc) : rc;
+		return size > 0 && (size > old || old == 0) ? content_failed(c, old, rc) : rc;
 	atomic_store_explicit(&c->size, size, memory_order_release);
 	return 0;
 }
@@ -639,7 +730,7 @@ static int content_punch_blocks(struct content *c, uint64_t first, uint64_t last
 			rc = content_zero_entries(c, h, last, false);
 	}
 	if (rc < 0)
-		return volume_synced(c->v, rc);
+		return rc;
 	rc = content_lower_allocate(c, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, first, last);
 	return rc == -EOPNOTSUPP ? 0 : rc; /* the entries say it already */
 }

@@ -191,6 +191,19 @@ static int name_prepare(struct volume *v, int dirfd, const struct dir_id *id, co
 	return name_side_create(v, dirfd, ret);
 }
 
+/* Removes what a change that failed with rc has made. Where that fails too the kernel above would go on without a name that
+ * is there: in doubt. */
+static int name_undo(struct volume *v, int dirfd, const struct lower_name *lower, int rc)
+{
+	int undone = io_unlinkat(dirfd, lower->text, 0);
+
+	if (undone < 0 && undone != -ENOENT)
+		(void)volume_poison(v, "what a failed change left cannot be removed", undone);
+	else
+		name_side_remove(dirfd, lower);
+	return rc;
+}
+
 /* ---- objects ---- */
 
 int dir_lookup(struct volume *v, int dirfd, const struct dir_id *id, const char *name, struct stat *ret_st)
@@ -241,12 +254,7 @@ int dir_create(struct volume *v, int dirfd, const struct dir_id *id, const char 
 		return fd;
 	}
 	rc = dir_give(fd, owner);
-	if (rc < 0) {
-		(void)!io_unlinkat(dirfd, lower.text, 0);
-		name_side_remove(dirfd, &lower);
-		return rc;
-	}
-	return TAKE_FD(fd);
+	return rc < 0 ? name_undo(v, dirfd, &lower, rc) : TAKE_FD(fd);
 }
 
 int dir_tmpfile(struct volume *v, int dirfd, const struct dir_owner *owner)
@@ -270,14 +278,12 @@ int dir_mknod(struct volume *v, int dirfd, const struct dir_id *id, const char *
 	if (rc < 0)
 		return rc;
 	rc = io_mknodat(dirfd, lower.text, owner->mode, dev);
-	if (rc == 0) {
-		rc = dir_give_at(dirfd, lower.text, owner);
-		if (rc < 0)
-			(void)!io_unlinkat(dirfd, lower.text, 0);
-	}
-	if (rc < 0)
+	if (rc < 0) {
 		name_side_remove(dirfd, &lower);
-	return rc;
+		return rc;
+	}
+	rc = dir_give_at(dirfd, lower.text, owner);
+	return rc < 0 ? name_undo(v, dirfd, &lower, rc) : 0;
 }
 
 /* A default ACL passes to what is made in a directory (acl(5), "object creation and default ACLs"). The lower file system
@@ -377,23 +383,27 @@ static bool is_own_name(const char *lower)
 	       strncmp(lower, "n.", 2) == 0;
 }
 
+DEFINE_CLEANUP(DIR *, closedir);
+
 int dir_is_empty(int dirfd, const char *ignore)
 {
-	int fd = io_openat(dirfd, ".", O_RDONLY | O_DIRECTORY, 0), rc = 0;
-	DIR *dp = fd < 0 ? NULL : fdopendir(fd);
+	CLEANUP(closedirp) DIR *dp = NULL;
 	const struct dirent *de;
+	int rc = io_opendir(dirfd, &dp);
 
-	if (!dp) {
-		rc = fd < 0 ? fd : -errno;
-		util_closep(&fd);
-		return rc;
-	}
-	while (rc == 0 && (errno = 0, de = readdir(dp)))
-		if (!is_own_name(de->d_name) && !(ignore && strcmp(de->d_name, ignore) == 0))
-			rc = -ENOTEMPTY;
-	if (rc == 0 && errno)
-		rc = -errno;
-	closedir(dp);
+	while (rc == 0 && (rc = io_readdir(dp, &de)) > 0)
+		rc = is_own_name(de->d_name) || (ignore && strcmp(de->d_name, ignore) == 0) ? 0 : -ENOTEMPTY;
+	return rc;
+}
+
+static int dir_remove_all_in(int fd)
+{
+	CLEANUP(closedirp) DIR *dp = NULL;
+	const struct dirent *de;
+	int rc = io_opendir(fd, &dp);
+
+	while (rc == 0 && (rc = io_readdir(dp, &de)) > 0)
+		rc = strcmp(de->d_name, ".") == 0 || strcmp(de->d_name, "..") == 0 ? 0 : dir_remove_tree(fd, de->d_name);
 	return rc;
 }
 
@@ -403,38 +413,14 @@ static int dir_remove_tree(int dirfd, const char *lower)
 
 	if (rc != -EISDIR)
 		return rc;
-	int fd = io_openat(dirfd, lower, O_RDONLY | O_DIRECTORY | O_NOFOLLOW, 0);
-	DIR *dp = fd < 0 ? NULL : fdopendir(fd);
-	const struct dirent *de;
-	if (!dp) {
-		rc = fd < 0 ? fd : -errno;
-		util_closep(&fd);
-		return rc;
-	}
-	rc = 0;
-	while (rc == 0 && (de = readdir(dp)))
-		if (strcmp(de->d_name, ".") != 0 && strcmp(de->d_name, "..") != 0)
-			rc = dir_remove_tree(fd, de->d_name);
-	closedir(dp);
+	CLEANUP_CLOSE int fd = io_openat(dirfd, lower, O_RDONLY | O_DIRECTORY | O_NOFOLLOW, 0);
+	rc = fd < 0 ? fd : dir_remove_all_in(fd);
 	return rc < 0 ? rc : io_unlinkat(dirfd, lower, AT_REMOVEDIR);
 }
 
 int dir_empty_tmp(struct volume *v)
 {
-	int fd = io_openat(v->tmp_fd, ".", O_RDONLY | O_DIRECTORY, 0), rc = 0;
-	DIR *dp = fd < 0 ? NULL : fdopendir(fd);
-	const struct dirent *de;
-
-	if (!dp) {
-		rc = fd < 0 ? fd : -errno;
-		util_closep(&fd);
-		return rc;
-	}
-	while (rc == 0 && (de = readdir(dp)))
-		if (strcmp(de->d_name, ".") != 0 && strcmp(de->d_name, "..") != 0)
-			rc = dir_remove_tree(fd, de->d_name);
-	closedir(dp);
-	return rc;
+	return dir_remove_all_in(v->tmp_fd);
 }
 
 /* Takes an empty directory out of the tree in one step, then apart in tmp/. */
@@ -494,8 +480,11 @@ int dir_rename(struct volume *v, int dirfd, const struct dir_id *id, const char 
 		rc = dir_check_empty_at(dirfd2, to.text);
 		if (rc == 0)
 			rc = io_renameat2(dirfd, from.text, dirfd2, to.text, RENAME_EXCHANGE);
-		if (rc == 0)
+		if (rc == 0) {
 			rc = dir_take_away(v, dirfd, from.text);
+			if (rc < 0 && io_renameat2(dirfd, from.text, dirfd2, to.text, RENAME_EXCHANGE) < 0)
+				return volume_poison(v, "a failed rename cannot be taken back", rc);
+		}
 	}
 	if (rc < 0) {
 		name_side_remove(dirfd2, &to);
@@ -607,15 +596,12 @@ struct dir_stream {
 int dir_stream_open(struct volume *v, int dirfd, const struct dir_id *id, struct dir_stream **ret)
 {
 	struct dir_stream *s = calloc(1, sizeof(*s));
-	CLEANUP_CLOSE int fd = io_openat(dirfd, ".", O_RDONLY | O_DIRECTORY, 0);
+	int rc = s ? io_opendir(dirfd, &s->dp) : -ENOMEM;
 
-	if (!s || fd < 0 || !(s->dp = fdopendir(fd))) {
-		int rc = !s ? -ENOMEM : fd < 0 ? fd : -errno;
-
+	if (rc < 0) {
 		free(s);
 		return rc;
 	}
-	(void)TAKE_FD(fd);
 	s->v = v;
 	s->id = *id;
 	*ret = s;
@@ -632,10 +618,10 @@ int dir_stream_next(struct dir_stream *s, struct dir_entry *ret)
 	const struct dirent *de;
 
 	for (;;) {
-		errno = 0;
-		de = readdir(s->dp);
-		if (!de)
-			return -errno;
+		int rc = io_readdir(s->dp, &de);
+
+		if (rc <= 0)
+			return rc;
 		ret->ino = de->d_ino;
 		ret->next = (uint64_t)de->d_off;
 		ret->type = de->d_type;
@@ -646,7 +632,7 @@ int dir_stream_next(struct dir_stream *s, struct dir_entry *ret)
 		}
 		if (is_own_name(de->d_name))
 			continue;
-		int rc = name_plain(s->v, dirfd(s->dp), &s->id, de->d_name, ret->name);
+		rc = name_plain(s->v, dirfd(s->dp), &s->id, de->d_name, ret->name);
 
 		if (rc == 0)
 			return 1;

@@ -274,11 +274,13 @@ int envheader_read_path(const char *path, struct envheader *ret)
 	return fd < 0 ? fd : envheader_read(fd, NULL, ret);
 }
 
-int envheader_write(int store_fd, const struct env_key *ek, struct envheader *h)
+int envheader_write(int store_fd, const struct env_key *ek, struct envheader *h, bool *ret_replaced)
 {
 	CLEANUP_FREE char *text = NULL;
 	size_t len = 0;
 
+	if (ret_replaced)
+		*ret_replaced = false;
 	h->sequence++;
 	int rc = envheader_encode(h, ek, &text, &len);
 	if (rc < 0)
@@ -291,7 +293,11 @@ int envheader_write(int store_fd, const struct env_key *ek, struct envheader *h)
 		rc = io_fsync(fd);
 	if (rc == 0)
 		rc = io_renameat2(store_fd, ENVHEADER_NAME ".new", store_fd, ENVHEADER_NAME, 0);
-	return rc < 0 ? rc : io_fsync(store_fd);
+	if (rc < 0)
+		return rc;
+	if (ret_replaced)
+		*ret_replaced = true;
+	return io_fsync(store_fd);
 }
 
 static int create_names_key(const struct env_key *ek, struct envheader *h, struct names_key *names)
@@ -336,12 +342,13 @@ static int create_in(int fd, const struct env_key *ek, const struct env_wrap *wr
 	KEY_FREE(names);
 	KEY_FREE(dir_mac);
 	/* The header comes last: a directory without one is not a store. */
-	return rc < 0 ? rc : envheader_write(fd, ek, &h);
+	return rc < 0 ? rc : envheader_write(fd, ek, &h, NULL);
 }
 
 int envheader_create(const char *path, const struct env_key *ek, const struct env_wrap *wraps, size_t n)
 {
 	static const char *const parts[] = {ENVHEADER_NAME, (ENVHEADER_NAME ".new"), "lock", ("root/" DIR_ID_NAME)};
+	bool begun = false;
 
 	if (n < 1 || n > ENV_WRAPS_MAX)
 		return -EINVAL;
@@ -349,20 +356,19 @@ int envheader_create(const char *path, const struct env_key *ek, const struct en
 	if (made < 0 && made != -EEXIST)
 		return made;
 	CLEANUP_CLOSE int fd = io_openat(AT_FDCWD, path, O_RDONLY | O_DIRECTORY, 0);
-	if (fd < 0)
-		return fd;
-	int rc = dir_is_empty(fd, NULL);
-	if (rc < 0)
-		return rc;
-	rc = create_in(fd, ek, wraps, n);
-	if (rc < 0) {
+	int rc = fd < 0 ? fd : dir_is_empty(fd, NULL);
+	if (rc == 0) {
+		begun = true;
+		rc = create_in(fd, ek, wraps, n);
+	}
+	if (rc < 0 && begun) {
 		for (size_t i = 0; i < ARRAY_LEN(parts); i++)
 			(void)!io_unlinkat(fd, parts[i], 0);
 		(void)!io_unlinkat(fd, "root", AT_REMOVEDIR);
 		(void)!io_unlinkat(fd, "tmp", AT_REMOVEDIR);
-		if (made == 0)
-			(void)!io_unlinkat(AT_FDCWD, path, AT_REMOVEDIR);
 	}
+	if (rc < 0 && made == 0)
+		(void)!io_unlinkat(AT_FDCWD, path, AT_REMOVEDIR);
 	return rc;
 }
 
@@ -423,7 +429,7 @@ int envheader_rewrap(const char *path, const struct env_key *ek, const struct en
 	h.wrap_count = n;
 	for (size_t k = 0; k < n; k++)
 		h.wraps[k].ek_version = h.ek_version;
-	rc = envheader_write(fd, ek, &h);
+	rc = envheader_write(fd, ek, &h, NULL);
 	envheader_done(&h);
 	return rc;
 }

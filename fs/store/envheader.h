@@ -53,8 +53,9 @@ int envheader_create(const char *path, const struct env_key *ek, const struct en
 /* Reads and decodes; with ek also verifies. ret is a plain struct to be freed with envheader_done. */
 int envheader_read(int store_fd, const struct env_key *ek, struct envheader *ret) MUST_CHECK;
 int envheader_read_path(const char *path, struct envheader *ret) MUST_CHECK;
-/* Counts sequence up and replaces the header on disk, durably. */
-int envheader_write(int store_fd, const struct env_key *ek, struct envheader *h) MUST_CHECK;
+/* Counts sequence up and replaces the header on disk, durably. *ret_replaced (may be NULL) with an error: nobody knows which
+ * of the two headers is there after a power cut; else the old one is. */
+int envheader_write(int store_fd, const struct env_key *ek, struct envheader *h, bool *ret_replaced) MUST_CHECK;
 
 /* Decoding and encoding alone, for tests and fuzzers. text need not end in NUL. */
 int envheader_decode(const char *text, size_t len, const struct env_key *ek, struct envheader *ret) MUST_CHECK;

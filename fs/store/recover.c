@@ -113,12 +113,35 @@ int recover_content(struct content *c)
 	return rc;
 }
 
+int recover_leftovers(struct content *c)
+{
+	uint8_t entries[BLOCK_SIZE];
+	struct stat st;
+	uint64_t size = content_size(c), blocks = extent_blocks(size);
+	unsigned n = (unsigned)((GROUP_BLOCKS - blocks % GROUP_BLOCKS) % GROUP_BLOCKS);
+	int rc = blocks ? io_pread_full(c->fd, entries, n * (size_t)ENTRY_SIZE, extent_entry_off(blocks), NULL) : 0;
+	bool any = blocks && rc == 0 && !content_all_zero(entries, n * (size_t)ENTRY_SIZE);
+
+	if (blocks && rc == 0 && !any) {
+		rc = io_pread_full(c->fd, entries, size % BLOCK_SIZE, extent_data_off(blocks - 1) + BLOCK_SIZE, NULL);
+		any = rc == 0 && !content_all_zero(entries, size % BLOCK_SIZE);
+	}
+	if (!any)
+		return rc;
+	rc = io_fstatat(c->fd, "", &st, AT_EMPTY_PATH);
+	if (rc < 0)
+		return rc;
+	rc = content_forget_tail(c, size);
+	(void)!io_utimensat(c->fd, "", (struct timespec[2]){st.st_atim, st.st_mtim}, AT_EMPTY_PATH);
+	return rc;
+}
+
 int recover_lost_header(struct content *c, uint64_t cipher_len)
 {
 	struct stat st;
 	uint64_t size = extent_plain_size(cipher_len);
 
-	if (c->v->options.read_only)
+	if (volume_writable(c->v) < 0)
 		return 0;
 	int rc = io_fstatat(c->fd, "", &st, AT_EMPTY_PATH);
 	if (rc == 0)

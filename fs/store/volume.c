@@ -107,7 +107,7 @@ static int volume_begin_epoch(struct volume *v)
 	}
 	h->epoch++;
 	h->clean = false;
-	return envheader_write(v->fd, v->ek, h);
+	return envheader_write(v->fd, v->ek, h, NULL);
 }
 
 static int volume_open_dirs(struct volume *v)
@@ -185,7 +185,7 @@ int volume_close(struct volume *v)
 			rc = volume_synced(v, io_syncfs(v->fd));
 		if (rc == 0 && v->ek) {
 			v->header.clean = true;
-			rc = envheader_write(v->fd, v->ek, &v->header);
+			rc = envheader_write(v->fd, v->ek, &v->header, NULL);
 		}
 	}
 	volume_free(v);
@@ -222,6 +222,20 @@ static void volume_take_header(struct volume *v, const struct envheader *next)
 	memcpy(v->header.wraps, next->wraps, sizeof(next->wraps));
 }
 
+/* header_lock held. On success next becomes v->header. */
+static int volume_put_header(struct volume *v, const struct env_key *ek, struct envheader *next)
+{
+	bool replaced;
+	int rc = envheader_write(v->fd, ek, next, &replaced);
+
+	/* Which of the two headers a power cut would leave nobody knows: then nothing may be written any more. */
+	if (rc < 0 && replaced)
+		(void)volume_synced(v, rc);
+	if (rc == 0)
+		volume_take_header(v, next);
+	return rc;
+}
+
 int volume_rewrap(struct volume *v, const struct env_wrap *wraps, size_t n)
 {
 	int rc = volume_writable(v);
@@ -236,8 +250,7 @@ int volume_rewrap(struct volume *v, const struct env_wrap *wraps, size_t n)
 	next.wrap_count = n;
 	for (size_t k = 0; k < n; k++)
 		next.wraps[k].ek_version = next.ek_version;
-	rc = envheader_write(v->fd, v->ek, &next);
-	volume_take_header(v, &next);
+	rc = volume_put_header(v, v->ek, &next);
 	pthread_mutex_unlock(&v->header_lock);
 	return rc;
 }
@@ -259,11 +272,9 @@ int volume_rotate_begin(struct volume *v, const struct env_key *next_key, const 
 	if (rc == 0)
 		rc = envheader_rotate(&next, v->ek, next_key, wraps, n);
 	if (rc == 0)
-		/* Which of the two headers is there after a failed sync nobody knows: then nothing may be written any more. */
-		rc = volume_synced(v, envheader_write(v->fd, next_key, &next));
+		rc = volume_put_header(v, next_key, &next);
 	if (rc == 0) {
 		*ek = *next_key;
-		volume_take_header(v, &next);
 		pthread_rwlock_wrlock(&v->keys_lock);
 		old_ek = v->ek;
 		v->ek = TAKE_PTR(ek);
@@ -293,9 +304,8 @@ int volume_rotate_end(struct volume *v)
 	struct envheader next = v->header;
 	next.previous_version = 0;
 	memset(next.previous_wrapped, 0, sizeof(next.previous_wrapped));
-	rc = volume_synced(v, envheader_write(v->fd, v->ek, &next));
+	rc = volume_put_header(v, v->ek, &next);
 	if (rc == 0) {
-		volume_take_header(v, &next);
 		pthread_rwlock_wrlock(&v->keys_lock);
 		previous = v->fw_previous;
 		v->fw_previous = NULL;
@@ -319,11 +329,17 @@ int volume_writable(const struct volume *v)
 	return v->options.read_only || atomic_load_explicit(&v->poisoned, memory_order_relaxed) ? -EROFS : 0;
 }
 
+int volume_poison(struct volume *v, const char *why, int rc)
+{
+	if (!atomic_exchange(&v->poisoned, true))
+		volume_report(v, "%s (%s): read-only until it is mounted again", why, strerror(-rc));
+	return rc;
+}
+
 int volume_synced(struct volume *v, int rc)
 {
-	if (rc < 0 && rc != -EROFS && !atomic_exchange(&v->poisoned, true))
-		volume_report(v, "the store failed to sync (%s): read-only until it is mounted again", strerror(-rc));
-	return rc;
+	/* -EROFS is what a volume that is poisoned or read-only answers: nothing was tried. */
+	return rc < 0 && rc != -EROFS ? volume_poison(v, "the store failed to sync", rc) : rc;
 }
 
 void volume_report(struct volume *v, const char *format, ...)

@@ -3,7 +3,7 @@
  * V1. Opening verifies everything, the wanted minimum epoch included, before it changes anything.
  * V2. Opening for writing makes epoch+1 durable with clean = false before the first other write; what was unclean before
  *     joins the list of unclean epochs. Closing seals, syncs, then makes clean = true durable.
- * V3. Once poisoned (a failed sync: what reached the disk is unknown) it refuses every change with -EROFS and is not
+ * V3. Once poisoned (a failed sync, or a failed change that could not be taken back: what is on the disk is unknown) it refuses every change with -EROFS and is not
  *     marked clean; only opening again ends that.
  * Thread safe, but for open and close. */
 #pragma once
@@ -66,6 +66,8 @@ int volume_rewrap(struct volume *v, const struct env_wrap *wraps, size_t n) MUST
 int volume_writable(const struct volume *v) MUST_CHECK;
 /* Passes an error of a sync on, poisoning the volume when there is one. */
 int volume_synced(struct volume *v, int rc);
+/* For a failing change that could not be taken back: what is on the disk is in doubt. why: in the report. Passes rc on. */
+int volume_poison(struct volume *v, const char *why, int rc);
 void volume_report(struct volume *v, const char *format, ...) PRINTF(2, 3);
 /* As statfs(2) on the store, with sizes that say what can be stored in it. */
 int volume_statfs(struct volume *v, struct statfs *ret) MUST_CHECK;

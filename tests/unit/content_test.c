@@ -225,56 +225,6 @@ static int fault_before(void *ctx, struct io_event *ev)
 	return f->error;
 }
 
-static void content_failing_call_loses_nothing_synced(void **state)
-{
-	static const int errors[] = {-EIO, -ENOSPC};
-	uint8_t old[40 * 4096], new[20 * 4096], buf[60 * 4096];
-	char dir[64];
-
-	(void)state;
-	memset(old, 1, sizeof(old));
-	memset(new, 2, sizeof(new));
-	for (size_t e = 0; e < ARRAY_LEN(errors); e++)
-		for (int nth = 0;; nth++) {
-			struct fault fault = {nth, errors[e], false};
-			struct io_hook hook = {.before = fault_before, .ctx = &fault};
-			struct content *c;
-
-			test_dir(dir);
-			store_create(dir);
-			struct volume *v = store_open(dir);
-			assert_int_equal(store_file(v, "f", true, &c), 0);
-			assert_int_equal(content_write(c, old, sizeof(old), 0), 0);
-			assert_true(content_seal_begin(c));
-			content_seal_finish(c, content_sync(c, false));
-			io_set_hook(&hook);
-			int rc = content_write(c, new, sizeof(new), 30 * 4096 + 100);
-			if (rc == 0)
-				rc = content_sync(c, true);
-			if (rc == 0)
-				rc = content_truncate(c, 35 * 4096 + 5);
-			io_set_hook(NULL);
-			if (fault.hit && rc != errors[e])
-				fail_msg("call %d failed with %d, and %d came up", nth, errors[e], rc);
-			content_close(c);
-			(void)volume_close(v);
-			v = store_open(dir);
-			assert_int_equal(store_file(v, "f", false, &c), 0);
-			ssize_t n = content_read(c, buf, sizeof(buf), 0);
-			assert_true(n >= (ssize_t)(30 * 4096 + 100));
-			assert_memory_equal(buf, old, 30 * 4096 + 100);
-			for (ssize_t k = 30 * 4096 + 100; k < n; k++)
-				assert_true(buf[k] == 1 || buf[k] == 2);
-			content_close(c);
-			assert_int_equal(volume_close(v), 0);
-			test_remove(dir);
-			if (!fault.hit) {
-				assert_true(nth > 5);
-				break;
-			}
-		}
-}
-
 static void content_failed_sync_poisons(void **state)
 {
 	struct fault fault = {0, -EIO, false};
@@ -578,8 +528,7 @@ static void content_threads_tear_no_block(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {cmocka_unit_test(content_random_operations_match_a_model),
-		cmocka_unit_test(content_last_block_filled_up_keeps_its_size), cmocka_unit_test(content_flipped_bit_is_refused), cmocka_unit_test(content_failing_call_loses_nothing_synced),
-		cmocka_unit_test(content_failed_sync_poisons),
+		cmocka_unit_test(content_last_block_filled_up_keeps_its_size), cmocka_unit_test(content_flipped_bit_is_refused), cmocka_unit_test(content_failed_sync_poisons),
 		cmocka_unit_test(content_later_part_first_stays_dense), cmocka_unit_test(content_gap_that_stays_is_a_hole),
 		cmocka_unit_test(content_failed_extension_leaves_what_others_wrote_behind_it),
 		cmocka_unit_test(content_stream_of_many_threads_is_whole_and_dense), cmocka_unit_test(content_threads_tear_no_block)};
