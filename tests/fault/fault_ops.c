@@ -191,6 +191,16 @@ static int op_link_as(struct volume *v, const char *name)
 	return fd < 0 ? fd : dir_link(v, fd, v->root_fd, &id, name);
 }
 
+/* O_TMPFILE: with a name in the end. */
+static int op_tmpfile(struct volume *v)
+{
+	struct dir_id id;
+	int rc = root_id(v, &id);
+	CLEANUP_CLOSE int fd = rc < 0 ? rc : dir_tmpfile(v, v->root_fd, &somebody);
+
+	return fd < 0 ? fd : dir_link(v, fd, v->root_fd, &id, LONG("n"));
+}
+
 static int op_link(struct volume *v)
 {
 	return op_link_as(v, "new");
@@ -564,6 +574,7 @@ const struct fault_op fault_ops[] = {
 	{"symlink, long name", op_symlink, true, false},
 	{"symlink, large", op_symlink_large, true, false},
 	{"link", op_link, true, false},
+	{"file without a name, and its name", op_tmpfile, true, false},
 	{"link, long name", op_link_long, true, false},
 	{"unlink", op_unlink, true, false},
 	{"unlink, long name", op_unlink_long, true, false},
