@@ -219,6 +219,18 @@ static void content_lock_tail(struct content *c, struct range *r, uint64_t off)
 	}
 }
 
+/* Takes the blocks of off..off+len alone where the file has them all, else as content_lock_tail. */
+static void content_lock_blocks(struct content *c, struct range *r, uint64_t off, uint64_t len)
+{
+	while (off + len <= content_size(c)) {
+		range_lock(&c->ranges, r, off / BLOCK_SIZE, (off + len - 1) / BLOCK_SIZE, true);
+		if (off + len <= content_size(c))
+			return;
+		range_unlock(&c->ranges, r); /* it shrank meanwhile */
+	}
+	content_lock_tail(c, r, off);
+}
+
 /* What lies past the last block goes, lest the file grows again over it: the bytes under the sparse tail, which are the
  * next block's or the next tag block's, and the entries in the last group of blocks that are no more. */
 int content_forget_tail(struct content *c, uint64_t size)
@@ -507,16 +519,7 @@ int content_write(struct content *c, const void *buf, size_t len, uint64_t off)
 		return rc;
 	if (off > FILE_SIZE_MAX || len > FILE_SIZE_MAX - off)
 		return -EFBIG;
-	for (;;) {
-		if (off + len > content_size(c)) {
-			content_lock_tail(c, &r, off);
-			break;
-		}
-		range_lock(&c->ranges, &r, first, last, true);
-		if (off + len <= content_size(c))
-			break;
-		range_unlock(&c->ranges, &r); /* it shrank meanwhile */
-	}
+	content_lock_blocks(c, &r, off, len);
 	size = content_size(c);
 	struct write w = {.src = buf, .len = len, .off = off, .existing = extent_blocks(size)};
 	bool extended = false;
@@ -771,7 +774,10 @@ int content_allocate(struct content *c, int mode, uint64_t off, uint64_t len)
 		return -EINVAL;
 	if (off > FILE_SIZE_MAX || len > FILE_SIZE_MAX - off)
 		return -EFBIG;
-	content_lock_tail(c, &r, off);
+	if (punch)
+		content_lock_blocks(c, &r, off, len);
+	else
+		content_lock_tail(c, &r, off);
 	if (punch || zero)
 		rc = content_zero_range(c, off, len);
 	if (rc == 0 && !punch)

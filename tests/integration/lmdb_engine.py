@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import traceback
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../lib"))
 import tdefs
@@ -69,32 +68,18 @@ def read_on(path, rounds):
         verify(path)
 
 
-def fork(function, *arguments):
-    pid = os.fork()
-    if pid == 0:
-        status = 1
-        try:
-            function(*arguments)
-            status = 0
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            os._exit(status)
-    return pid
-
-
 def kill_writers(path, writemap):
     """Each writer goes on where the one before was killed, with readers beside it all the time."""
     last = 0
     for kill in range(KILLS):
         hear, say = os.pipe()
-        writer = fork(move, path, writemap, last + 1, say)
+        writer = tdefs.fork(move, path, writemap, last + 1, say)
         os.close(say)
         text = b""
         while text.count(b"\n") < 20 + 15 * kill:
             text += os.read(hear, 65536) or tdefs.fail("the writer ended by itself")
             if len(text) < 100 and text.count(b"\n"):
-                readers = [fork(read_on, path, 5) for _ in range(2)]
+                readers = [tdefs.fork(read_on, path, 5) for _ in range(2)]
         os.kill(writer, signal.SIGKILL)
         os.waitpid(writer, 0)
         while True:

@@ -35,18 +35,6 @@ def write(path, writer, rounds, ready=None):
     db.close()
 
 
-def fork(function, *arguments):
-    pid = os.fork()
-    if pid == 0:
-        status = 1
-        try:
-            function(*arguments)
-            status = 0
-        finally:
-            os._exit(status)
-    return pid
-
-
 def read_on(path, rounds):
     """Every snapshot beside the writers has the same sum, in the table and through the index."""
     db = connect(path)
@@ -76,12 +64,12 @@ def mode(folder, journal):
                      "create table entry (id integer primary key, writer, n, body); create index i on entry (writer, n);")
     db.executemany("insert into account values (?, 1000)", [(k,) for k in range(10)])
     db.close()
-    for pid in [fork(write, path, w, ROUNDS) for w in range(WRITERS)] + [fork(read_on, path, ROUNDS)]:
+    for pid in [tdefs.fork(write, path, w, ROUNDS) for w in range(WRITERS)] + [tdefs.fork(read_on, path, ROUNDS)]:
         tdefs.equal(os.waitpid(pid, 0)[1], 0, "a writer's or the reader's status")
     verify(path, WRITERS * ROUNDS)
     for _ in range(KILLS):
         reader, writer = os.pipe()
-        pids = [fork(write, path, w, 1000000, writer) for w in range(2)]
+        pids = [tdefs.fork(write, path, w, 1000000, writer) for w in range(2)]
         os.read(reader, 1)
         for pid in pids:
             os.kill(pid, signal.SIGKILL)

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 
 BIN = os.environ.get("TDEFS_BIN") or os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../build/bin")
 TEST_BIN = os.environ.get("TDEFS_TEST_BIN") or os.path.join(BIN, "../tests/bin")
@@ -76,6 +77,21 @@ def wait_for(condition, what, limit=WAIT_S):
         if time.monotonic() > end:
             fail("waited %d s for %s" % (limit, what))
         time.sleep(0.02)
+
+
+def fork(function, *arguments):
+    """Calls function in a child, whose exit status is 0 when it returns."""
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            function(*arguments)
+            status = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(status)
+    return pid
 
 
 def undo(function, *arguments):

@@ -35,17 +35,7 @@ def contents(top):
 
 def together(limit, jobs):
     """Each (function, arguments...) in a process of its own, all at once; every one must end well within the limit."""
-    pids = {}
-    for function, *arguments in jobs:
-        pid = os.fork()
-        if pid == 0:
-            status = 1
-            try:
-                function(*arguments)
-                status = 0
-            finally:
-                os._exit(status)
-        pids[pid] = function.__name__
+    pids = {tdefs.fork(*job): job[0].__name__ for job in jobs}
     end = time.monotonic() + limit
     while pids and time.monotonic() < end:
         pid, status = os.waitpid(-1, os.WNOHANG)

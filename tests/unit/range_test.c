@@ -3,6 +3,7 @@
 
 #include "store/range.h"
 
+#include <linux/falloc.h>
 #include <pthread.h>
 #include <time.h>
 
@@ -99,7 +100,7 @@ struct job {
 	struct content *c;
 	uint64_t off;
 	size_t len;
-	bool write;
+	enum { READ, WRITE, PUNCH } what;
 	int rc;
 };
 
@@ -118,8 +119,10 @@ static void *do_job(void *arg)
 	uint8_t *buf = calloc(1, j->len);
 
 	guest = true;
-	if (j->write)
+	if (j->what == WRITE)
 		j->rc = content_write(j->c, buf, j->len, j->off);
+	else if (j->what == PUNCH)
+		j->rc = content_allocate(j->c, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, j->off, j->len);
 	else
 		j->rc = content_read(j->c, buf, j->len, j->off) == (ssize_t)j->len ? 0 : -EIO;
 	guest = false;
@@ -163,18 +166,21 @@ static void content_different_ranges_go_side_by_side(void **state)
 	content_seal_finish(c, content_sync(c, true));
 
 	/* Neighbours in one tag block, sealed so far: four at once. */
-	struct job neighbours[4] = {{c, 0, 4096, true, 0}, {c, 4096, 8192, true, 0}, {c, 16384, 4096, true, 0}, {c, 100 * 4096, 5000, true, 0}};
+	struct job neighbours[4] = {{c, 0, 4096, WRITE, 0}, {c, 4096, 8192, WRITE, 0}, {c, 16384, 4096, WRITE, 0}, {c, 100 * 4096, 5000, WRITE, 0}};
 	assert_int_equal(jobs_together(neighbours, 4, IO_WRITE, 10000), 4);
-	struct job groups[2] = {{c, 10, 300000, true, 0}, {c, 300 * 4096, 1048576, true, 0}};
+	struct job groups[2] = {{c, 10, 300000, WRITE, 0}, {c, 300 * 4096, 1048576, WRITE, 0}};
 	assert_int_equal(jobs_together(groups, 2, IO_WRITE, 10000), 2);
 	/* One that makes the file longer beside one inside it. */
-	struct job longer[2] = {{c, FILE_SIZE, 8192, true, 0}, {c, 8192, 8192, true, 0}};
+	struct job longer[2] = {{c, FILE_SIZE, 8192, WRITE, 0}, {c, 8192, 8192, WRITE, 0}};
 	assert_int_equal(jobs_together(longer, 2, IO_WRITE, 10000), 2);
+	/* Holes are punched side by side, as InnoDB does with compressed pages. */
+	struct job holes[2] = {{c, 8192, 12288, PUNCH, 0}, {c, 400 * 4096, 4096, PUNCH, 0}};
+	assert_int_equal(jobs_together(holes, 2, IO_FALLOCATE, 10000), 2);
 	/* Readers of the same block share it. */
-	struct job readers[3] = {{c, 4096, 4096, false, 0}, {c, 4096, 4096, false, 0}, {c, 0, 65536, false, 0}};
+	struct job readers[3] = {{c, 4096, 4096, READ, 0}, {c, 4096, 4096, READ, 0}, {c, 0, 65536, READ, 0}};
 	assert_int_equal(jobs_together(readers, 3, IO_READ, 10000), 3);
 	/* And those that overlap do not. */
-	struct job overlapping[2] = {{c, 0, 8192, true, 0}, {c, 4096, 8192, true, 0}};
+	struct job overlapping[2] = {{c, 0, 8192, WRITE, 0}, {c, 4096, 8192, WRITE, 0}};
 	assert_int_equal(jobs_together(overlapping, 2, IO_WRITE, 100), 1);
 
 	content_close(c);
