@@ -27,6 +27,7 @@ int inode_table_init(struct inode_table *t, struct volume *v)
 
 	*t = (struct inode_table){.v = v, .bucket_count = BUCKETS_MIN};
 	pthread_mutex_init(&t->lock, NULL);
+	pthread_mutex_init(&t->seal_lock, NULL);
 	t->buckets = calloc(t->bucket_count, sizeof(*t->buckets));
 	if (!t->buckets)
 		return -ENOMEM;
@@ -47,6 +48,7 @@ void inode_table_done(struct inode_table *t)
 	free(t->buckets);
 	t->buckets = NULL;
 	pthread_mutex_destroy(&t->lock);
+	pthread_mutex_destroy(&t->seal_lock);
 }
 
 static void table_grow_locked(struct inode_table *t)
@@ -278,6 +280,8 @@ void inode_seal_all(struct inode_table *t)
 	CLEANUP_FREE bool *begun = calloc(n + 1, sizeof(*begun));
 	int synced = 0;
 
+	/* One at a time: a seal that is begun is ended with its own sync's result, not with another's. */
+	pthread_mutex_lock(&t->seal_lock);
 	for (size_t k = 0; begun && k < n; k++) {
 		struct inode *i = list[k];
 
@@ -309,6 +313,7 @@ void inode_seal_all(struct inode_table *t)
 		}
 		inode_put(t, list[k], 1);
 	}
+	pthread_mutex_unlock(&t->seal_lock);
 }
 
 uint64_t inode_open_files(const struct inode_table *t)

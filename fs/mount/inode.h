@@ -1,7 +1,7 @@
 /* inode: the objects that the kernel knows, one per lower inode.
  *
  * An inode lives while the kernel counts lookups on it or somebody holds a reference; it keeps a descriptor, so its number
- * cannot be used again below. Lock order: table lock, then an inode's lock.
+ * cannot be used again below. Lock order: seal lock, table lock, then an inode's lock.
  *
  * The kernel keeps mtime of regular files: it takes ours when it first sees the file, and says what it is only when it moves
  * by its own clock. A write that reaches the lower file within the same tick would move it there unseen; so it is put back. */
@@ -32,6 +32,7 @@ struct inode {
 
 struct inode_table {
 	struct volume *v;
+	pthread_mutex_t seal_lock; /* one round of sealing at a time */
 	pthread_mutex_t lock;
 	struct inode **buckets;
 	size_t bucket_count, count; /* lock */

@@ -63,7 +63,8 @@ int content_slot_write_locked(struct content *c, bool durable)
 	int rc = fileslot_encode(&c->head, &out, sector);
 	if (rc == 0)
 		rc = io_fstatat(c->fd, "", &st, AT_EMPTY_PATH);
-	/* Never over the slot that is durable: a torn write must leave that one. */
+	/* Never over the slot that is durable: a torn write must leave that one. (A file closed and opened again in one epoch takes
+	 * its newest slot for the durable one. That is enough: sectors are written whole, and both slots are true.) */
 	if (rc == 0) {
 		rc = io_pwrite_full(c->fd, sector, sizeof(sector), SLOT_OFF(1 - c->slot_index));
 		if (rc < 0)
@@ -71,6 +72,7 @@ int content_slot_write_locked(struct content *c, bool durable)
 	}
 	if (rc < 0)
 		return rc;
+	/* Only now: after a failure the disk's slot names the epoch and the marks that it named before (C3). */
 	c->slot.sequence = out.sequence;
 	c->slot.epoch = out.epoch;
 	/* Nobody above wrote anything now. */
@@ -113,6 +115,24 @@ int content_refuse(struct content *c, uint64_t blk, const char *why)
 	return -EBADMSG;
 }
 
+static void marks_coarsen(uint8_t marks[SLOT_BITMAP_SIZE])
+{
+	uint8_t out[SLOT_BITMAP_SIZE] = {0};
+
+	for (unsigned i = 0; i < SLOT_REGIONS; i++)
+		if (marks[i / 8] & 1u << i % 8)
+			out[i / 16] |= (uint8_t)(1u << i / 2 % 8);
+	memcpy(marks, out, SLOT_BITMAP_SIZE);
+}
+
+void content_fit_regions(struct content *c, uint64_t blocks)
+{
+	while (blocks && (blocks - 1) >> c->slot.shift >= SLOT_REGIONS) {
+		marks_coarsen(c->slot.marks);
+		c->slot.shift++;
+	}
+}
+
 /* ---- opening ---- */
 
 /* Which slot counts, and whether what it says may be believed. */
@@ -151,8 +171,8 @@ static int content_load(struct content *c, uint64_t cipher_len)
 
 	if (rc < 0)
 		return rc;
-	if (content_all_zero(header, SECTOR_SIZE) && le64_load(header + SLOT_OFF(0) + 8) <= 1 &&
-		le64_load(header + SLOT_OFF(1) + 8) <= 1 &&
+	/* Whoever can zero the key sector can zero the slots as well: they say nothing here. */
+	if (content_all_zero(header, SECTOR_SIZE) &&
 		(c->v->header.unclean_count || (c->v->options.read_only && !c->v->header.clean)))
 		return recover_lost_header(c, cipher_len);
 	pthread_rwlock_rdlock(&c->v->keys_lock);
@@ -187,6 +207,7 @@ static int content_load(struct content *c, uint64_t cipher_len)
 	/* That epoch ended with everything on disk: nothing is in flux, whatever was sealed by then. */
 	c->slot.sealed = blocks;
 	memset(c->slot.marks, 0, SLOT_BITMAP_SIZE);
+	content_fit_regions(c, blocks);
 	return 0;
 }
 
@@ -470,6 +491,8 @@ bool content_seal_begin(struct content *c)
 	pthread_mutex_lock(&c->state_lock);
 	wanted = c->has_header && c->changed && !c->sealing_now;
 	if (wanted) {
+		/* Now, so that what is about to be sealed can be marked from here on. */
+		content_fit_regions(c, extent_blocks(content_size(c)));
 		memcpy(c->sealing, c->slot.marks, SLOT_BITMAP_SIZE);
 		memset(c->slot.marks, 0, SLOT_BITMAP_SIZE);
 		if (gaps_meet(&c->gaps, &c->gaps_before))
@@ -487,25 +510,11 @@ bool content_seal_begin(struct content *c)
 	return wanted;
 }
 
-static void marks_coarsen(uint8_t marks[SLOT_BITMAP_SIZE])
-{
-	uint8_t out[SLOT_BITMAP_SIZE] = {0};
-
-	for (unsigned i = 0; i < SLOT_REGIONS; i++)
-		if (marks[i / 8] & 1u << i % 8)
-			out[i / 16] |= (uint8_t)(1u << i / 2 % 8);
-	memcpy(marks, out, SLOT_BITMAP_SIZE);
-}
-
 void content_seal_finish(struct content *c, int synced)
 {
 	pthread_mutex_lock(&c->state_lock);
 	if (synced == 0 && c->has_header && c->sealing_now) {
 		c->slot.sealed = c->sealing_blocks;
-		while (c->slot.sealed && (c->slot.sealed - 1) >> c->slot.shift >= SLOT_REGIONS) {
-			marks_coarsen(c->slot.marks);
-			c->slot.shift++;
-		}
 		memset(c->sealing, 0, SLOT_BITMAP_SIZE);
 		/* Need not be durable: until it is, more is in flux than has to be. */
 		(void)!content_slot_write_locked(c, false);

@@ -50,6 +50,8 @@ bool content_all_zero(const void *data, size_t len);
 /* Writes the state slot, keeping the file's mtime; durable: followed by fdatasync. A failure changes nothing, or poisons.
  * state_lock held. */
 int content_slot_write_locked(struct content *c, bool durable) MUST_CHECK;
+/* Coarsens the regions until blocks blocks have one each. state_lock held, or c not shared yet. */
+void content_fit_regions(struct content *c, uint64_t blocks);
 /* C3 for blocks first..last. Range held. */
 int content_mark(struct content *c, uint64_t first, uint64_t last) MUST_CHECK;
 /* The generation for n new tags. */
@@ -57,6 +59,8 @@ uint32_t content_generation(struct content *c, uint64_t n);
 void content_changed(struct content *c);
 /* A header for a file that has none. Range up to RANGE_END held. */
 int content_make_header(struct content *c) MUST_CHECK;
+/* Above this many blocks no zero entries are written one by one: the file is no longer dense instead. */
+#define ZERO_ENTRIES_MAX (1u << 18)
 /* After the lower file was cut to size > 0. Range up to RANGE_END held. */
 int content_forget_tail(struct content *c, uint64_t size) MUST_CHECK;
 

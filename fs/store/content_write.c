@@ -436,7 +436,7 @@ static int content_write_first(struct content *c, struct write *w)
 	int rc = content_new_header(c, header);
 
 	w->header = header;
-	if (rc == 0 && end % BLOCK_SIZE)
+	if (rc == 0 && (end % BLOCK_SIZE || c->v->small_blocks))
 		rc = io_ftruncate(c->fd, extent_cipher_len(end));
 	if (rc == 0)
 		rc = content_write_blocks(c, w);
@@ -454,8 +454,9 @@ static int content_extend(struct content *c, uint64_t off, uint64_t end)
 
 	if (rc < 0)
 		return rc;
-	/* Also to take away the sparse tail of the old size; where there is none to come, the data itself extends the file. */
-	if (end % BLOCK_SIZE || first > existing || size % BLOCK_SIZE)
+	/* Also to take away the sparse tail of the old size; where there is none to come, the data itself extends the file: block by
+	 * block, unless the lower file system's are smaller and a part of one could be taken for a tail. */
+	if (end % BLOCK_SIZE || first > existing || size % BLOCK_SIZE || c->v->small_blocks)
 		rc = io_ftruncate(c->fd, extent_cipher_len(end));
 	if (rc < 0)
 		return content_failed(c, size, rc);
@@ -630,9 +631,6 @@ int content_truncate(struct content *c, uint64_t size)
 }
 
 /* ---- allocating and punching ---- */
-
-/* Above this many blocks no zero entries are written one by one: the file is no longer dense instead. */
-#define ZERO_ENTRIES_MAX (1u << 18)
 
 /* Zero entries for blocks first..last: for those without any entry (only_holes), or for all. */
 static int content_zero_entries(struct content *c, uint64_t first, uint64_t last, bool only_holes)

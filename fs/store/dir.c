@@ -14,9 +14,31 @@
 #define SEALED_MAX (DIR_NAME_MAX + SIV_SIZE)
 #define HASH_TEXT_LEN BASE64URL_LEN(32)
 
+DEFINE_CLEANUP(DIR *, closedir);
+
+/* Calls fn with each name in a directory but "." and "..", until it returns other than 0, which is the result. */
+static int dir_each(int dirfd, int (*fn)(void *ctx, int dirfd, const char *lower), void *ctx)
+{
+	CLEANUP(closedirp) DIR *dp = NULL;
+	const struct dirent *de;
+	int rc = io_opendir(dirfd, &dp);
+
+	while (rc == 0 && (rc = io_readdir(dp, &de)) > 0)
+		rc = strcmp(de->d_name, ".") == 0 || strcmp(de->d_name, "..") == 0 ? 0 : fn(ctx, dirfd, de->d_name);
+	return rc;
+}
+
+static int each_is_one_too_many(void *ctx, int dirfd, const char *lower)
+{
+	(void)ctx;
+	(void)dirfd;
+	(void)lower;
+	return -ENOTEMPTY;
+}
+
 /* ---- directory ids ---- */
 
-int dir_id_create(const struct mac_key *dir_mac, int dirfd)
+static int id_write(const struct mac_key *dir_mac, int dirfd, const char *name)
 {
 	uint8_t copies[ID_COPIES * SECTOR_SIZE] = {0};
 	CLEANUP_CLOSE int fd = -1;
@@ -28,17 +50,43 @@ int dir_id_create(const struct mac_key *dir_mac, int dirfd)
 	if (rc < 0)
 		return rc;
 	memcpy(copies + SECTOR_SIZE, copies, SECTOR_SIZE);
-	fd = io_openat(dirfd, DIR_ID_NAME, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, 0600);
+	fd = io_openat(dirfd, name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, 0600);
 	if (fd < 0)
 		return fd;
 	rc = io_pwrite_full(fd, copies, sizeof(copies), 0);
 	return rc < 0 ? rc : io_fsync(fd);
 }
 
+int dir_id_create(const struct mac_key *dir_mac, int dirfd)
+{
+	return id_write(dir_mac, dirfd, DIR_ID_NAME);
+}
+
+/* An id for a directory that lost its own, and has nothing else in it: dir_rename_over_empty was cut off. Who empties
+ * a directory gains nothing by taking the id as well, for removing names is what he did already. */
+static int id_create_again(struct volume *v, int dirfd)
+{
+	char tmp[32];
+	int rc = v->header.unclean_count && volume_writable(v) == 0 ? dir_each(dirfd, each_is_one_too_many, NULL) : -EBADMSG;
+
+	if (rc < 0)
+		return rc;
+	volume_tmp_name(v, tmp);
+	rc = id_write(v->dir_mac, v->tmp_fd, tmp);
+	if (rc == 0)
+		rc = io_renameat2(v->tmp_fd, tmp, dirfd, DIR_ID_NAME, RENAME_NOREPLACE);
+	if (rc < 0)
+		(void)!io_unlinkat(v->tmp_fd, tmp, 0);
+	return rc == -EEXIST ? 0 : rc; /* another thread was here, too */
+}
+
 int dir_id_load(struct volume *v, int dirfd, struct dir_id *ret)
 {
 	uint8_t copies[ID_COPIES * SECTOR_SIZE], mac[MAC_SIZE];
 	CLEANUP_CLOSE int fd = io_openat(dirfd, DIR_ID_NAME, O_RDONLY | O_NOFOLLOW, 0);
+
+	if (fd == -ENOENT && id_create_again(v, dirfd) == 0)
+		fd = io_openat(dirfd, DIR_ID_NAME, O_RDONLY | O_NOFOLLOW, 0);
 	int rc = fd < 0 ? fd : io_pread_full(fd, copies, sizeof(copies), 0, NULL);
 
 	if (rc < 0 && rc != -ENOENT && rc != -ELOOP)
@@ -147,7 +195,15 @@ int dir_lower_name(struct volume *v, const struct dir_id *id, const char *name, 
 	return rc;
 }
 
-/* D1: the side file of a long name, synced, in its directory before the name is used. */
+static int dir_sync(struct volume *v, int dirfd)
+{
+	CLEANUP_CLOSE int fd = io_openat(dirfd, ".", O_RDONLY | O_DIRECTORY, 0);
+
+	return fd < 0 ? fd : volume_synced(v, io_fsync(fd));
+}
+
+/* D1: the side file of a long name, synced, in its directory before the name is used. Its own name there too: a lower file system
+ * may keep a synced object's name and lose what came before it in the directory. */
 static int name_side_create(struct volume *v, int dirfd, const struct lower_name *lower)
 {
 	char tmp[32];
@@ -165,14 +221,22 @@ static int name_side_create(struct volume *v, int dirfd, const struct lower_name
 		rc = io_renameat2(v->tmp_fd, tmp, dirfd, lower->side, 0);
 	if (rc < 0)
 		(void)!io_unlinkat(v->tmp_fd, tmp, 0);
-	return rc;
+	return rc < 0 ? rc : dir_sync(v, dirfd);
 }
 
-/* After the last use of a long name; a failure leaves a file that everybody ignores. */
+/* After a long name's object was not made; a failure leaves a file that everybody ignores. */
 static void name_side_remove(int dirfd, const struct lower_name *lower)
 {
 	if (lower->side[0])
 		(void)!io_unlinkat(dirfd, lower->side, 0);
+}
+
+/* After the last use of a long name, which must not outlive its side file: once the name's end is on the disk. Where that cannot
+ * be had the side file stays: everybody ignores it. */
+static void name_side_retire(struct volume *v, int dirfd, const struct lower_name *lower)
+{
+	if (lower->side[0] && dir_sync(v, dirfd) == 0)
+		name_side_remove(dirfd, lower);
 }
 
 /* What every change that makes a name begins with: may we, what is it called, and its side file. An existing name
@@ -371,40 +435,37 @@ int dir_unlink(struct volume *v, int dirfd, const struct dir_id *id, const char 
 	if (rc == 0)
 		rc = io_unlinkat(dirfd, lower.text, 0);
 	if (rc == 0)
-		name_side_remove(dirfd, &lower);
+		name_side_retire(v, dirfd, &lower);
 	return rc;
 }
 
 /* ---- removing directories ---- */
 
-static bool is_own_name(const char *lower)
+static bool is_side_file(const char *lower)
 {
-	return strcmp(lower, ".") == 0 || strcmp(lower, "..") == 0 || strcmp(lower, DIR_ID_NAME) == 0 ||
-	       strncmp(lower, "n.", 2) == 0;
+	return strncmp(lower, "n.", 2) == 0;
 }
 
-DEFINE_CLEANUP(DIR *, closedir);
+static bool is_own_name(const char *lower)
+{
+	return strcmp(lower, DIR_ID_NAME) == 0 || is_side_file(lower);
+}
+
+static int each_is_own(void *ignore, int dirfd, const char *lower)
+{
+	(void)dirfd;
+	return is_own_name(lower) || (ignore && strcmp(lower, ignore) == 0) ? 0 : -ENOTEMPTY;
+}
 
 int dir_is_empty(int dirfd, const char *ignore)
 {
-	CLEANUP(closedirp) DIR *dp = NULL;
-	const struct dirent *de;
-	int rc = io_opendir(dirfd, &dp);
-
-	while (rc == 0 && (rc = io_readdir(dp, &de)) > 0)
-		rc = is_own_name(de->d_name) || (ignore && strcmp(de->d_name, ignore) == 0) ? 0 : -ENOTEMPTY;
-	return rc;
+	return dir_each(dirfd, each_is_own, (void *)(uintptr_t)ignore);
 }
 
-static int dir_remove_all_in(int fd)
+static int each_remove(void *ctx, int dirfd, const char *lower)
 {
-	CLEANUP(closedirp) DIR *dp = NULL;
-	const struct dirent *de;
-	int rc = io_opendir(fd, &dp);
-
-	while (rc == 0 && (rc = io_readdir(dp, &de)) > 0)
-		rc = strcmp(de->d_name, ".") == 0 || strcmp(de->d_name, "..") == 0 ? 0 : dir_remove_tree(fd, de->d_name);
-	return rc;
+	(void)ctx;
+	return dir_remove_tree(dirfd, lower);
 }
 
 static int dir_remove_tree(int dirfd, const char *lower)
@@ -414,13 +475,13 @@ static int dir_remove_tree(int dirfd, const char *lower)
 	if (rc != -EISDIR)
 		return rc;
 	CLEANUP_CLOSE int fd = io_openat(dirfd, lower, O_RDONLY | O_DIRECTORY | O_NOFOLLOW, 0);
-	rc = fd < 0 ? fd : dir_remove_all_in(fd);
+	rc = fd < 0 ? fd : dir_each(fd, each_remove, NULL);
 	return rc < 0 ? rc : io_unlinkat(dirfd, lower, AT_REMOVEDIR);
 }
 
 int dir_empty_tmp(struct volume *v)
 {
-	return dir_remove_all_in(v->tmp_fd);
+	return dir_each(v->tmp_fd, each_remove, NULL);
 }
 
 /* Takes an empty directory out of the tree in one step, then apart in tmp/. */
@@ -456,7 +517,36 @@ int dir_rmdir(struct volume *v, int dirfd, const struct dir_id *id, const char *
 	if (rc == 0)
 		rc = dir_take_away(v, dirfd, lower.text);
 	if (rc == 0)
-		name_side_remove(dirfd, &lower);
+		name_side_retire(v, dirfd, &lower);
+	return rc;
+}
+
+static int each_remove_side_file(void *ctx, int dirfd, const char *lower)
+{
+	(void)ctx;
+	return is_side_file(lower) ? io_unlinkat(dirfd, lower, 0) : 0;
+}
+
+/* Takes the side files that nothing needs any more, and then the id, out of an empty directory: it becomes one that a rename
+ * replaces in one step. When the power goes before that step, dir_id_load gives it an id again. */
+static int dir_rename_over_empty(struct volume *v, int dirfd, const char *from, int dirfd2, const char *to)
+{
+	CLEANUP_CLOSE int fd = io_openat(dirfd2, to, O_RDONLY | O_DIRECTORY | O_NOFOLLOW, 0);
+	char tmp[32];
+	int rc = fd < 0 ? fd : dir_is_empty(fd, NULL);
+
+	if (rc == 0)
+		rc = dir_each(fd, each_remove_side_file, NULL);
+	volume_tmp_name(v, tmp);
+	if (rc == 0)
+		rc = io_renameat2(fd, DIR_ID_NAME, v->tmp_fd, tmp, RENAME_NOREPLACE);
+	if (rc < 0)
+		return rc;
+	rc = io_renameat2(dirfd, from, dirfd2, to, 0);
+	if (rc == 0)
+		(void)!io_unlinkat(v->tmp_fd, tmp, 0); /* what stays is removed at the next mount */
+	else if (io_renameat2(v->tmp_fd, tmp, fd, DIR_ID_NAME, RENAME_NOREPLACE) < 0)
+		(void)volume_poison(v, "a failed rename cannot be taken back", rc);
 	return rc;
 }
 
@@ -475,24 +565,16 @@ int dir_rename(struct volume *v, int dirfd, const struct dir_id *id, const char 
 	if (rc < 0)
 		return rc;
 	rc = io_renameat2(dirfd, from.text, dirfd2, to.text, flags);
-	/* To the lower file system no directory is empty, for the id in it: an empty one gives way by an exchange. */
-	if ((rc == -ENOTEMPTY || rc == -EEXIST) && flags == 0) {
-		rc = dir_check_empty_at(dirfd2, to.text);
-		if (rc == 0)
-			rc = io_renameat2(dirfd, from.text, dirfd2, to.text, RENAME_EXCHANGE);
-		if (rc == 0) {
-			rc = dir_take_away(v, dirfd, from.text);
-			if (rc < 0 && io_renameat2(dirfd, from.text, dirfd2, to.text, RENAME_EXCHANGE) < 0)
-				return volume_poison(v, "a failed rename cannot be taken back", rc);
-		}
-	}
+	/* To the lower file system no directory is empty, for the id in it. */
+	if ((rc == -ENOTEMPTY || rc == -EEXIST) && flags == 0)
+		rc = dir_rename_over_empty(v, dirfd, from.text, dirfd2, to.text);
 	if (rc < 0) {
 		name_side_remove(dirfd2, &to);
 		return rc;
 	}
 	struct stat st;
 	if (!(flags & RENAME_EXCHANGE) && from.side[0] && io_fstatat(dirfd, from.text, &st, AT_SYMLINK_NOFOLLOW) == -ENOENT)
-		name_side_remove(dirfd, &from);
+		name_side_retire(v, dirfd, &from);
 	return 0;
 }
 

@@ -10,7 +10,8 @@
  * D1. A directory, and an object with a long name, is visible only with its id, or side file, in place and synced.
  * D2. An object is born with its owner. A cut in between leaves at worst an object that nobody asked to be synced.
  * D3. A change to one name is one lower rename, link or unlink: after a cut it is done or not. Leftovers are side
- *     files without an object, which are ignored, and what lies in tmp/, which is emptied at mount.
+ *     files without an object, which are ignored, and what lies in tmp/, which is emptied at mount. A directory with nothing
+ *     in it, not even an id, is one that another was about to replace: it is empty, and gets a new id.
  *
  * Callers serialise changes to one directory (the kernel does, for a mount). dirfd may be O_PATH unless said.
  * Errors: -EBADMSG a name, target or id that is not ours; else the file system's. */

@@ -361,6 +361,12 @@ int envheader_create(const char *path, const struct env_key *ek, const struct en
 		begun = true;
 		rc = create_in(fd, ek, wraps, n);
 	}
+	if (rc == 0) {
+		/* The store's own name is in its parent. */
+		CLEANUP_CLOSE int parent = io_openat(fd, "..", O_RDONLY | O_DIRECTORY, 0);
+
+		rc = parent < 0 ? parent : io_fsync(parent);
+	}
 	if (rc < 0 && begun) {
 		for (size_t i = 0; i < ARRAY_LEN(parts); i++)
 			(void)!io_unlinkat(fd, parts[i], 0);

@@ -2,26 +2,47 @@
  *
  * R1. Only blocks in flux of an unclean epoch are accepted; everything else must match its entry, always.
  * R2. It may be cut itself at any point and start again: until the slot at its end is written, the old one stands.
- * R3. After it, invariant C1 holds again: the last block ends in zeros, and nothing is left past it. */
+ * R3. After it, invariant C1 holds again: the last block ends in zeros, and nothing is left past it: neither data nor the entries
+ *     of an extension whose length was lost, which a file can have that has nothing in flux (recover_leftovers). */
 #include "store/content_internal.h"
 
 #include <fcntl.h>
 #include <string.h>
 
-/* One block in flux; true when its entry had to be made anew. */
-static int recover_block(struct content *c, struct block_crypto *bc, uint64_t blk, uint8_t *entry, uint8_t *data, bool *ret_anew)
+/* Where the lower file system had not allocated all of a block, some of its sectors are zeros on the lower disk: they are zeros
+ * above, not what zeros decrypt to. Returns 1 when there were such sectors and data was encrypted again. */
+static int recover_zero_sectors(struct content *c, struct block_crypto *bc, uint64_t blk, uint8_t *entry, uint8_t *data)
+{
+	uint8_t plain[BLOCK_SIZE];
+	bool any = false;
+	int rc = block_plain(bc, blk, data, plain);
+
+	for (size_t s = 0; rc == 0 && s < BLOCK_SIZE; s += SECTOR_SIZE)
+		if (content_all_zero(data + s, SECTOR_SIZE)) {
+			memset(plain + s, 0, SECTOR_SIZE);
+			any = true;
+		}
+	if (rc == 0 && any)
+		rc = block_seal(bc, blk, c->slot.generation, plain, data, entry);
+	secret_wipe(plain, sizeof(plain));
+	return rc < 0 ? rc : any;
+}
+
+/* One block in flux. Returns 0 when it matched its entry, 1 when that had to be made anew, 2 when its data was changed, too. */
+static int recover_block(struct content *c, struct block_crypto *bc, uint64_t blk, uint8_t *entry, uint8_t *data)
 {
 	uint8_t plain[BLOCK_SIZE];
 
 	memcpy(plain, data, BLOCK_SIZE);
 	int rc = content_open_block(c, bc, blk, entry, plain);
+	secret_wipe(plain, sizeof(plain));
 	if (rc != -EBADMSG)
 		return rc;
-	*ret_anew = true;
-	/* Zeros on the lower disk: the file system had not allocated the block. */
 	if (content_all_zero(data, BLOCK_SIZE))
-		return block_zero_entry(bc, blk, c->slot.generation, entry);
-	return block_retag(bc, blk, c->slot.generation, data, entry);
+		rc = block_zero_entry(bc, blk, c->slot.generation, entry);
+	else if ((rc = recover_zero_sectors(c, bc, blk, entry, data)) == 0)
+		rc = block_retag(bc, blk, c->slot.generation, data, entry);
+	return rc < 0 ? rc : rc + 1;
 }
 
 static int recover_group(struct content *c, struct block_crypto *bc, uint64_t blk, unsigned n, uint8_t *buf, uint64_t *anew)
@@ -37,16 +58,65 @@ static int recover_group(struct content *c, struct block_crypto *bc, uint64_t bl
 		return 0;
 	rc = io_preadv_full(c->fd, iov, 2, extent_tag_off(blk), NULL);
 	any = false;
-	for (unsigned i = 0; rc == 0 && i < n; i++) {
-		bool one = false;
+	for (unsigned i = 0; rc >= 0 && i < n; i++) {
+		uint8_t *data = buf + i * (size_t)BLOCK_SIZE;
 
-		if (content_in_flux(c, blk + i))
-			rc = recover_block(c, bc, blk + i, entries + i * ENTRY_SIZE, buf + i * (size_t)BLOCK_SIZE, &one);
-		*anew += one;
-		any |= one;
+		rc = content_in_flux(c, blk + i) ? recover_block(c, bc, blk + i, entries + i * ENTRY_SIZE, data) : 0;
+		*anew += rc > 0;
+		any |= rc > 0;
+		if (rc == 2)
+			rc = io_pwrite_full(c->fd, data, BLOCK_SIZE, extent_data_off(blk + i));
 	}
-	if (rc == 0 && any)
+	if (rc >= 0 && any)
 		rc = io_pwrite_full(c->fd, entries, n * (size_t)ENTRY_SIZE, extent_tag_off(blk));
+	return MIN(rc, 0);
+}
+
+/* The first block from blk on whose group the lower file has anything of: a large hole costs nothing. */
+static int recover_next_group(struct content *c, uint64_t blk, uint64_t blocks, uint64_t *ret)
+{
+	uint64_t found;
+	int64_t off = blk < blocks ? io_lseek(c->fd, extent_tag_off(blk), SEEK_DATA) : -ENXIO;
+
+	if (off == -ENXIO) {
+		*ret = blocks;
+		return 0;
+	}
+	if (off < 0)
+		return (int)off;
+	(void)extent_at((uint64_t)off, &found);
+	*ret = MIN(MAX(found / GROUP_BLOCKS * GROUP_BLOCKS, blk), blocks);
+	return 0;
+}
+
+/* Whether so much of the file is holes that it cannot have been dense. */
+static int recover_dense(struct content *c, uint64_t blocks)
+{
+	uint64_t holes = 0, next;
+	int rc = 0;
+
+	for (uint64_t blk = 0; rc == 0 && c->slot.dense && blk < blocks; blk = next + GROUP_BLOCKS) {
+		rc = recover_next_group(c, blk, blocks, &next);
+		if (rc == 0)
+			holes += next - blk;
+		if (holes > ZERO_ENTRIES_MAX)
+			c->slot.dense = false;
+	}
+	return rc;
+}
+
+static int recover_groups(struct content *c, struct block_crypto *bc, uint64_t blocks, uint8_t *buf, uint64_t *anew)
+{
+	uint64_t blk = 0;
+	int rc = recover_dense(c, blocks);
+
+	while (rc == 0 && blk < blocks) {
+		if (!c->slot.dense)
+			rc = recover_next_group(c, blk, blocks, &blk);
+		if (rc == 0 && blk < blocks)
+			rc = recover_group(c, bc, blk, (unsigned)MIN(blocks - blk, GROUP_BLOCKS), buf, anew);
+		blk += GROUP_BLOCKS;
+	}
 	return rc;
 }
 
@@ -88,8 +158,7 @@ int recover_content(struct content *c)
 	/* How many tags the lost time made is unknown: a generation of its own for what comes. */
 	c->slot.generation = c->slot.generation % GENERATION_MAX + 1;
 	c->slot.tags = 0;
-	for (uint64_t blk = 0; rc == 0 && blk < blocks; blk += GROUP_BLOCKS)
-		rc = recover_group(c, bc, blk, (unsigned)MIN(blocks - blk, GROUP_BLOCKS), buf, &anew);
+	rc = recover_groups(c, bc, blocks, buf, &anew);
 	if (rc == 0)
 		rc = recover_tail(c, bc, buf);
 	if (rc == 0 && blocks)
@@ -101,8 +170,7 @@ int recover_content(struct content *c)
 		return rc;
 	c->slot.sealed = blocks;
 	memset(c->slot.marks, 0, SLOT_BITMAP_SIZE);
-	while (blocks && (blocks - 1) >> c->slot.shift >= SLOT_REGIONS)
-		c->slot.shift++;
+	content_fit_regions(c, blocks);
 	rc = content_slot_write_locked(c, false);
 	(void)!io_utimensat(c->fd, "", (struct timespec[2]){st.st_atim, st.st_mtim}, AT_EMPTY_PATH);
 	if (anew) {

@@ -145,6 +145,8 @@ int volume_open(const char *path, const struct env_key *ek, const struct volume_
 	v->fd = io_openat(AT_FDCWD, path, O_RDONLY | O_DIRECTORY, 0);
 	if (v->fd < 0)
 		return v->fd;
+	struct statfs fs;
+	v->small_blocks = io_fstatfs(v->fd, &fs) < 0 || fs.f_bsize < (long)BLOCK_SIZE;
 	/* The header names what is wrong with the store as a whole, so it is asked before the parts. */
 	int rc = envheader_read(v->fd, ek, &v->header);
 	if (rc < 0)

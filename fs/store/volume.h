@@ -45,6 +45,7 @@ struct volume {
 	struct envheader header;  /* header_lock; epoch and unclean list do not change after open */
 	pthread_mutex_t header_lock;
 	struct volume_options options;
+	bool small_blocks; /* the lower file system allocates less than a block of ours at a time; set by open */
 	atomic_bool poisoned;
 	atomic_uint_fast64_t tmp_serial; /* names in tmp/ */
 	struct volume_stats stats;
