@@ -94,6 +94,24 @@ int device_open(struct session *s)
 	return s->se ? fuse_session_custom_io(s->se, &device_io, s->device) : -ENOMEM;
 }
 
+/* Linux 6.18's include/uapi/linux/fuse.h, protocol 7.45. */
+#define NOTIFY_PRUNE 9
+struct notify_prune_out {
+	uint32_t count, padding;
+	uint64_t spare;
+};
+
+int device_prune(struct session *s, uint64_t *nodes, size_t n)
+{
+	struct notify_prune_out out = {.count = (uint32_t)n};
+	struct iovec iov[] = {{NULL, sizeof(struct fuse_out_header)}, {&out, sizeof(out)}, {nodes, n * sizeof(*nodes)}};
+	struct fuse_out_header h = {.error = NOTIFY_PRUNE};
+
+	h.len = (uint32_t)(iov[0].iov_len + iov[1].iov_len + iov[2].iov_len);
+	iov[0].iov_base = &h;
+	return writev(s->device, iov, 3) < 0 ? -errno : 0;
+}
+
 int device_loop(struct session *s)
 {
 	struct fuse_loop_config *config = fuse_loop_cfg_create();

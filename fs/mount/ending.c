@@ -25,6 +25,7 @@ static int worker_finish(struct worker *w)
 	w->stopping = true;
 	pthread_cond_broadcast(&w->changed);
 	pthread_mutex_unlock(&w->lock);
+	relief_end(&w->session);
 	deferred_end(&w->session);
 	pthread_join(w->sealer, NULL);
 	worker_end_scrub(w);

@@ -26,8 +26,10 @@ int inode_table_init(struct inode_table *t, struct volume *v)
 	struct stat st;
 
 	*t = (struct inode_table){.v = v, .bucket_count = BUCKETS_MIN};
+	t->crowd = SIZE_MAX;
 	pthread_mutex_init(&t->lock, NULL);
 	pthread_mutex_init(&t->seal_lock, NULL);
+	pthread_cond_init(&t->crowded, NULL);
 	t->buckets = calloc(t->bucket_count, sizeof(*t->buckets));
 	if (!t->buckets)
 		return -ENOMEM;
@@ -47,6 +49,7 @@ void inode_table_done(struct inode_table *t)
 		}
 	free(t->buckets);
 	t->buckets = NULL;
+	pthread_cond_destroy(&t->crowded);
 	pthread_mutex_destroy(&t->lock);
 	pthread_mutex_destroy(&t->seal_lock);
 }
@@ -91,6 +94,8 @@ int inode_get(struct inode_table *t, int fd_arg, const struct stat *st, struct i
 		t->buckets[b] = i;
 		if (++t->count > 2 * t->bucket_count)
 			table_grow_locked(t);
+		if (t->count > t->crowd)
+			pthread_cond_signal(&t->crowded);
 	} else {
 		rc = -ENOMEM;
 	}
@@ -314,6 +319,61 @@ void inode_seal_all(struct inode_table *t)
 		inode_put(t, list[k], 1);
 	}
 	pthread_mutex_unlock(&t->seal_lock);
+}
+
+bool inode_await_crowd(struct inode_table *t, size_t crowd)
+{
+	pthread_mutex_lock(&t->lock);
+	t->crowd = crowd;
+	while (!t->ending && t->count <= crowd)
+		pthread_cond_wait(&t->crowded, &t->lock);
+	bool ending = t->ending;
+	pthread_mutex_unlock(&t->lock);
+	return !ending;
+}
+
+void inode_await_end(struct inode_table *t, unsigned limit_s)
+{
+	struct timespec until;
+
+	clock_gettime(CLOCK_MONOTONIC, &until);
+	until.tv_sec += (time_t)limit_s;
+	pthread_mutex_lock(&t->lock);
+	while (!t->ending && pthread_cond_clockwait(&t->crowded, &t->lock, CLOCK_MONOTONIC, &until) == 0)
+		;
+	pthread_mutex_unlock(&t->lock);
+}
+
+void inode_end_crowd(struct inode_table *t)
+{
+	pthread_mutex_lock(&t->lock);
+	t->ending = true;
+	pthread_cond_broadcast(&t->crowded);
+	pthread_mutex_unlock(&t->lock);
+}
+
+size_t inode_count(struct inode_table *t)
+{
+	pthread_mutex_lock(&t->lock);
+	size_t count = t->count;
+	pthread_mutex_unlock(&t->lock);
+	return count;
+}
+
+size_t inode_nodes(struct inode_table *t, size_t *hand, uint64_t *ret, size_t max, bool *ret_round)
+{
+	size_t n = 0;
+
+	pthread_mutex_lock(&t->lock);
+	for (*ret_round = false; n < max && !*ret_round; *ret_round = ++*hand >= t->bucket_count)
+		/* A bucket has few: what does not fit comes with the next round. */
+		for (struct inode *i = *hand < t->bucket_count ? t->buckets[*hand] : NULL; i && n < max; i = i->next)
+			if (i != t->root)
+				ret[n++] = (uintptr_t)i;
+	if (*ret_round)
+		*hand = 0;
+	pthread_mutex_unlock(&t->lock);
+	return n;
 }
 
 uint64_t inode_open_files(const struct inode_table *t)

@@ -36,6 +36,9 @@ struct inode_table {
 	pthread_mutex_t lock;
 	struct inode **buckets;
 	size_t bucket_count, count; /* lock */
+	size_t crowd;               /* more than this are too many (relief.c); lock */
+	pthread_cond_t crowded;     /* with lock */
+	bool ending;                /* lock */
 	atomic_uint_fast64_t opens; /* of all */
 	struct inode *root;
 };
@@ -67,4 +70,13 @@ void inode_restore_mtime(struct inode *i);
 void inode_seal_all(struct inode_table *t);
 /* Calls fn for each inode, with a reference held and no lock. */
 void inode_each(struct inode_table *t, void (*fn)(void *ctx, struct inode *i), void *ctx);
+
+/* For relief.c. await_crowd: returns when there are more than crowd inodes, or false when it has ended. nodes: of up to max inodes,
+ * from the bucket *hand on; *ret_round: it came round. They are numbers, and may be those of inodes that are gone by then. */
+bool inode_await_crowd(struct inode_table *t, size_t crowd);
+void inode_await_end(struct inode_table *t, unsigned limit_s);
+void inode_end_crowd(struct inode_table *t);
+size_t inode_count(struct inode_table *t);
+size_t inode_nodes(struct inode_table *t, size_t *hand, uint64_t *ret, size_t max, bool *ret_round);
+
 uint64_t inode_open_files(const struct inode_table *t);

@@ -488,12 +488,13 @@ static void tree_opendir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *
 	struct session *s = ops_session(req);
 	struct inode *i = ops_inode(s, ino);
 	CLEANUP_FREE struct dir_handle *h = calloc(1, sizeof(*h));
-	struct dir_id id;
+	struct dir_id id = {0};
 	int rc = ops_gate(s);
 
 	if (rc == 0)
 		rc = h ? inode_dir_id(&s->inodes, i, &id) : -ENOMEM;
-	if (rc == 0)
+	/* A removed directory can be opened (by its "."); nothing is in it. */
+	if (rc == 0 || rc == -ENOENT)
 		rc = dir_stream_open(s->v, i->fd, &id, &h->stream);
 	if (rc < 0) {
 		ops_reply_error(req, rc);

@@ -23,6 +23,13 @@ struct deferred {
 	bool stop;                     /* lock */
 };
 
+/* relief.c. */
+struct relief {
+	pthread_t thread;
+	bool started; /* the service thread's */
+	size_t high;  /* inodes */
+};
+
 struct session {
 	struct volume *v;
 	struct inode_table inodes;
@@ -32,6 +39,7 @@ struct session {
 	int device;         /* /dev/fuse; se closes it */
 	struct rotate rotate;
 	struct deferred deferred;
+	struct relief relief;
 	atomic_bool closed; /* a lock is under way: nothing more is read out */
 };
 
@@ -60,6 +68,13 @@ int device_open(struct session *s) MUST_CHECK;
 bool device_kill_privileges(void);
 bool device_tmpfile(void);
 int device_loop(struct session *s) MUST_CHECK;
+/* Has the kernel drop those of up to DEVICE_PRUNE_MAX nodes that nobody uses; -EINVAL where it cannot (before 6.18). */
+#define DEVICE_PRUNE_MAX 512u
+int device_prune(struct session *s, uint64_t *nodes, size_t n) MUST_CHECK;
+
+/* relief.c. */
+int relief_start(struct session *s) MUST_CHECK;
+void relief_end(struct session *s);
 
 /* deferred.c: started before there are requests, ended when there are no more. seek and written: req is answered later. */
 int deferred_start(struct session *s) MUST_CHECK;

@@ -189,11 +189,14 @@ static int worker_start(struct worker *w, struct link_message *m)
 	if (rc == 0)
 		rc = deferred_start(&w->session);
 	if (rc == 0)
+		rc = relief_start(&w->session);
+	if (rc == 0)
 		rc = device_open(&w->session);
 	if (rc == 0)
 		rc = mounter_ask(w->mounter.orders, MOUNTER_MOUNT, MOUNT_LIMIT_MS, &w->cancel);
 	if (rc < 0) {
 		snprintf(m->text, sizeof(m->text), "cannot mount on %s: %s", a->mountpoint, strerror(-rc));
+		relief_end(&w->session);
 		deferred_end(&w->session);
 		inode_table_done(&w->session.inodes);
 		if (w->session.se)

@@ -101,7 +101,8 @@ int dir_id_load(struct volume *v, int dirfd, struct dir_id *ret)
 		}
 	}
 	struct stat st = {0};
-	(void)!io_fstatat(dirfd, "", &st, AT_EMPTY_PATH);
+	if (io_fstatat(dirfd, "", &st, AT_EMPTY_PATH) == 0 && st.st_nlink == 0)
+		return -ENOENT;
 	atomic_fetch_add(&v->stats.refused, 1);
 	volume_report(v, "refused: the id of the directory with inode %llu is missing or damaged", (unsigned long long)st.st_ino);
 	return -EBADMSG;

@@ -37,7 +37,7 @@ struct dir_owner {
 };
 
 int dir_id_create(const struct mac_key *dir_mac, int dirfd) MUST_CHECK;
-/* One good copy is enough; -EBADMSG where neither is, reported. */
+/* One good copy is enough; -EBADMSG where neither is, reported. -ENOENT: the directory has been removed. */
 int dir_id_load(struct volume *v, int dirfd, struct dir_id *ret) MUST_CHECK;
 
 /* The lower name of name; -ENAMETOOLONG. */
