@@ -95,10 +95,11 @@ def as_ids(uid, gid, function, *arguments, groups=()):
 
 
 def compare(cases, mount, plain):
-    """Every case in a folder of its own on both sides; all differences are told before the test fails."""
+    """Every case in a folder of its own on both sides; all differences are told before the test fails.
+    A case that raises fails, also when it does on both."""
     different = []
     for case in cases:
-        seen = []
+        seen, failed = [], False
         for side in (mount, plain):
             folder = os.path.join(side, case.__name__)
             os.mkdir(folder)
@@ -107,15 +108,16 @@ def compare(cases, mount, plain):
                 seen.append(list(case(folder)))
             except Exception:
                 seen.append([traceback.format_exc()])
+                failed = True
             finally:
                 os.chdir("/")
-        if seen[0] != seen[1]:
+        if seen[0] != seen[1] or failed:
             different.append(case.__name__)
             print("%s differs:" % case.__name__)
             for k in range(max(map(len, seen))):
                 a = seen[0][k] if k < len(seen[0]) else "(nothing)"
                 b = seen[1][k] if k < len(seen[1]) else "(nothing)"
-                if a != b:
+                if a != b or failed:
                     print("  observation %d\n    mount %s\n    ext4  %s" % (k, str(a)[:1500], str(b)[:1500]))
         else:
             print("%s: %d observations agree" % (case.__name__, len(seen[0])))

@@ -409,6 +409,7 @@ def notified(d):
 
     def mapped():
         f = os.open("in/old", os.O_RDWR)
+        os.write(f, b"abc")
         with mmap.mmap(f, 3) as m:
             m[0] = 65
         os.close(f)
@@ -662,7 +663,6 @@ def main():
     print("O_DIRECT takes %d bytes" % ALIGNMENT)
     compare([direct_beside_cached, holes, allocates, edges, direct, coherence, appends, locks, notified, processes, transfers, set_times,
              every_name, deep, readdir_of_many], worker.mnt, plain)
-    print([os.readlink("/proc/self/fd/%s"%f) for f in os.listdir("/proc/self/fd") if os.path.exists("/proc/self/fd/%s"%f)], [l for l in open("/proc/self/maps") if "mnt" in l]); os.system("fuser -vm "+worker.mnt+"; grep -l "+worker.mnt+" /proc/*/maps 2>/dev/null")
     worker.stop()
 
 
