@@ -1,5 +1,6 @@
 /* tdefsd: the keeper of one tenant. It holds the platform key and the registry, starts and watches the workers, and
  * answers keyctl; it never touches file data. Ending it unmounts nothing, unless mount.unmount_on_stop says so. */
+#include "base/confine.h"
 #include "base/io.h"
 #include "base/log.h"
 #include "tenant/audit.h"
@@ -8,6 +9,8 @@
 
 #include <fcntl.h>
 #include <getopt.h>
+#include <linux/capability.h>
+#include <seccomp.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -75,6 +78,27 @@ static void notify_ready(void)
 	CLEANUP_CLOSE int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
 	if (fd >= 0)
 		(void)!sendto(fd, ready, sizeof(ready) - 1, MSG_NOSIGNAL, (struct sockaddr *)&address, len);
+}
+
+/* Workers and lock.on_lock come from here: it keeps what they need, and what reading /proc and guarding mount points take. */
+static void keeper_confine(void)
+{
+	static const int forbidden[] = {SCMP_SYS(ptrace), SCMP_SYS(process_vm_readv), SCMP_SYS(process_vm_writev), SCMP_SYS(init_module),
+		SCMP_SYS(finit_module), SCMP_SYS(delete_module), SCMP_SYS(kexec_load), SCMP_SYS(kexec_file_load), SCMP_SYS(bpf),
+		SCMP_SYS(perf_event_open), SCMP_SYS(keyctl), SCMP_SYS(add_key), SCMP_SYS(request_key), SCMP_SYS(swapon),
+		SCMP_SYS(swapoff), SCMP_SYS(reboot), SCMP_SYS(settimeofday), SCMP_SYS(clock_settime), SCMP_SYS(setns),
+		SCMP_SYS(pivot_root), SCMP_SYS(userfaultfd), SCMP_SYS(open_by_handle_at)};
+	int rc = confine_capabilities(CAPABILITY(CAP_CHOWN) | CAPABILITY(CAP_DAC_OVERRIDE) | CAPABILITY(CAP_DAC_READ_SEARCH) |
+				      CAPABILITY(CAP_FOWNER) | CAPABILITY(CAP_FSETID) | CAPABILITY(CAP_KILL) | CAPABILITY(CAP_SETUID) |
+				      CAPABILITY(CAP_SETGID) | CAPABILITY(CAP_SETPCAP) | CAPABILITY(CAP_LINUX_IMMUTABLE) |
+				      CAPABILITY(CAP_IPC_LOCK) | CAPABILITY(CAP_SYS_PTRACE) | CAPABILITY(CAP_SYS_ADMIN) |
+				      CAPABILITY(CAP_SYS_RESOURCE) | CAPABILITY(CAP_MKNOD));
+
+	if (rc < 0)
+		log_warn("capabilities were not given up: %s", strerror(-rc));
+	rc = confine_calls(NULL, 0, forbidden, ARRAY_LEN(forbidden));
+	if (rc < 0)
+		log_warn("no seccomp filter: %s", strerror(-rc));
 }
 
 static int keeper_open(struct keeper *k)
@@ -248,6 +272,7 @@ int main(int argc, char **argv)
 		log_error("no memory for keys");
 		return 1;
 	}
+	keeper_confine();
 	sigset_t signals;
 	sigemptyset(&signals);
 	sigaddset(&signals, SIGTERM);

@@ -143,7 +143,8 @@ void worker_end(struct worker *w, uint64_t limit_ms, struct link_message *m)
 	int rc = 0;
 	if (serving)
 		rc = mounter_ask(w->mounter.end, MOUNTER_ABORT, (int)MAX(limit_ms / 8, 1u), NULL);
-	if (rc < 0)
+	/* -EINVAL: it is no mount any more. */
+	if (rc < 0 && rc != -EINVAL)
 		log_warn("%s: the mount was not detached at once: %s", w->arguments->name, strerror(-rc));
 	ending_set(w, ENDING_ABORTED);
 	bool closed = begun && ending_wait(w, ENDING_CLOSED, end_ns);

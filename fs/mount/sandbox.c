@@ -1,6 +1,7 @@
 /* sandbox: see sandbox.h. */
 #include "mount/sandbox.h"
 
+#include "base/confine.h"
 #include "base/log.h"
 #include "base/secret.h"
 #include "mount/landlock.h"
@@ -50,41 +51,11 @@ bool sandbox_memory_locked(void)
 	return memory_locked;
 }
 
-/* ---- capabilities ---- */
-
-/* Keeps those of keep (a bit each), for this thread and all that come. */
-static void capabilities_keep(uint64_t keep)
-{
-	struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
-	struct __user_cap_data_struct have[2], sets[2];
-
-	prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0);
-	for (int cap = 0; cap <= CAP_LAST_CAP; cap++)
-		(void)prctl(PR_CAPBSET_DROP, cap, 0, 0, 0);
-	bool failed = syscall(SYS_capget, &header, have) < 0;
-	for (int k = 0; k < 2; k++) {
-		/* What a container took away stays away. */
-		uint32_t part = (uint32_t)(keep >> 32 * k) & have[k].permitted;
-
-		sets[k] = (struct __user_cap_data_struct){.effective = part, .permitted = part};
-	}
-	if (failed || syscall(SYS_capset, &header, sets) < 0)
-		log_warn("capabilities were not given up: %s", strerror(errno));
-}
-
-#define CAP(name) (UINT64_C(1) << (name))
-
 #ifdef TDEFS_TRACEABLE
 
 static void landlock_enter(const char *store)
 {
 	(void)store;
-}
-
-static void filter_enter(const int *allowed, size_t n)
-{
-	(void)allowed;
-	(void)n;
 }
 
 #else
@@ -129,33 +100,22 @@ static void landlock_enter(const char *store)
 		log_warn("no Landlock: %s", strerror(errno));
 }
 
-/* ---- seccomp ---- */
+#endif
 
-static void filter_enter(const int *allowed, size_t n)
+static void give_up(uint64_t capabilities, const int *calls, size_t n)
 {
 	/* No fault explains these: somebody else is at the helm. */
 	static const int fatal[] = {SCMP_SYS(execve), SCMP_SYS(execveat), SCMP_SYS(ptrace), SCMP_SYS(process_vm_readv),
 		SCMP_SYS(process_vm_writev), SCMP_SYS(init_module), SCMP_SYS(finit_module), SCMP_SYS(kexec_load), SCMP_SYS(bpf),
 		SCMP_SYS(setns), SCMP_SYS(unshare), SCMP_SYS(pivot_root)};
-	scmp_filter_ctx filter = seccomp_init(SCMP_ACT_ERRNO(ENOSYS));
-	int rc = filter ? 0 : -ENOMEM;
+	int rc = confine_capabilities(capabilities);
 
-	for (size_t k = 0; rc == 0 && k < n; k++)
-		rc = seccomp_rule_add(filter, SCMP_ACT_ALLOW, allowed[k], 0);
-	for (size_t k = 0; rc == 0 && k < ARRAY_LEN(fatal); k++)
-		rc = seccomp_rule_add(filter, SCMP_ACT_KILL_PROCESS, fatal[k], 0);
-	/* The calls made most come first otherwise; a tree of comparisons costs all the same little. */
-	if (rc == 0)
-		rc = seccomp_attr_set(filter, SCMP_FLTATR_CTL_OPTIMIZE, 2);
-	if (rc == 0)
-		rc = seccomp_load(filter); /* sets no-new-privileges as well */
+	if (rc < 0)
+		log_warn("capabilities were not given up: %s", strerror(-rc));
+	rc = confine_calls(calls, n, fatal, ARRAY_LEN(fatal));
 	if (rc < 0)
 		log_warn("no seccomp filter: %s", strerror(-rc));
-	if (filter)
-		seccomp_release(filter);
 }
-
-#endif
 
 #define CALLS_COMMON                                                                                                                 \
 	SCMP_SYS(read), SCMP_SYS(write), SCMP_SYS(writev), SCMP_SYS(close), SCMP_SYS(openat), SCMP_SYS(poll), SCMP_SYS(ppoll),       \
@@ -169,9 +129,7 @@ void sandbox_mounter(void)
 {
 	static const int calls[] = {CALLS_COMMON, SCMP_SYS(mount), SCMP_SYS(umount2)};
 
-	prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
-	capabilities_keep(CAP(CAP_SYS_ADMIN) | CAP(CAP_DAC_READ_SEARCH));
-	filter_enter(calls, ARRAY_LEN(calls));
+	give_up(CAPABILITY(CAP_SYS_ADMIN) | CAPABILITY(CAP_DAC_READ_SEARCH), calls, ARRAY_LEN(calls));
 }
 
 void sandbox_enter(const char *store)
@@ -189,7 +147,7 @@ void sandbox_enter(const char *store)
 		SCMP_SYS(llistxattr), SCMP_SYS(flistxattr), SCMP_SYS(removexattr), SCMP_SYS(lremovexattr), SCMP_SYS(fremovexattr),
 		SCMP_SYS(fcntl), SCMP_SYS(faccessat), SCMP_SYS(faccessat2), SCMP_SYS(name_to_handle_at), SCMP_SYS(open_by_handle_at),
 		/* /dev/fuse, the socket */
-		SCMP_SYS(ioctl), SCMP_SYS(splice), SCMP_SYS(vmsplice), SCMP_SYS(pipe2), SCMP_SYS(accept4), SCMP_SYS(getsockopt),
+		SCMP_SYS(ioctl), SCMP_SYS(splice), SCMP_SYS(vmsplice), SCMP_SYS(pipe2), SCMP_SYS(accept4), SCMP_SYS(getsockopt), SCMP_SYS(shutdown),
 		SCMP_SYS(dup), SCMP_SYS(dup3), SCMP_SYS(eventfd2),
 		/* threads, memory, time, chance */
 		SCMP_SYS(madvise), SCMP_SYS(mremap), SCMP_SYS(mincore), SCMP_SYS(mlock), SCMP_SYS(munlock), SCMP_SYS(tgkill),
@@ -202,8 +160,9 @@ void sandbox_enter(const char *store)
 	bool unlimited = getrlimit(RLIMIT_MEMLOCK, &locked) == 0 && locked.rlim_cur == RLIM_INFINITY;
 
 	prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
-	capabilities_keep(CAP(CAP_CHOWN) | CAP(CAP_DAC_OVERRIDE) | CAP(CAP_DAC_READ_SEARCH) | CAP(CAP_FOWNER) | CAP(CAP_FSETID) |
-			  CAP(CAP_MKNOD) | CAP(CAP_SYS_ADMIN) | (unlimited ? 0 : CAP(CAP_IPC_LOCK)));
 	landlock_enter(store);
-	filter_enter(calls, ARRAY_LEN(calls));
+	give_up(CAPABILITY(CAP_CHOWN) | CAPABILITY(CAP_DAC_OVERRIDE) | CAPABILITY(CAP_DAC_READ_SEARCH) | CAPABILITY(CAP_FOWNER) |
+			CAPABILITY(CAP_FSETID) | CAPABILITY(CAP_MKNOD) | CAPABILITY(CAP_SYS_ADMIN) |
+			(unlimited ? 0 : CAPABILITY(CAP_IPC_LOCK)),
+		calls, ARRAY_LEN(calls));
 }

@@ -18,6 +18,7 @@
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/signalfd.h>
+#include <sys/socket.h>
 
 #define CONNECTIONS_MAX 8
 #define MOUNT_LIMIT_MS 30000
@@ -470,5 +471,11 @@ int worker_run(const struct worker_arguments *arguments)
 		}
 	}
 	(void)!mounter_ask(w.mounter.end, MOUNTER_LEAVE, MOUNTER_LEAVE_MS, NULL);
+	/* A thread that hangs keeps descriptors open: whoever else waits for an answer is told that none will come. */
+	if (w.order_fd >= 0)
+		shutdown(w.order_fd, SHUT_RDWR);
+	for (int k = 0; k < connections; k++)
+		if (p[4 + k].fd != last_fd)
+			shutdown(p[4 + k].fd, SHUT_RDWR);
 	scorch(last_fd, &m, sizeof(m), status);
 }
