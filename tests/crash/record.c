@@ -330,10 +330,10 @@ static void record_after(void *ctx, const struct io_event *ev, int64_t result)
 	one.begun = r->count;
 	switch ((int)ev->op) { /* what changes nothing is not recorded */
 	case IO_OPEN:
-		if (!(ev->flags & (O_CREAT | O_TRUNC)) || fstat((int)result, &st) < 0)
+		if (!((ev->flags & O_TMPFILE) == O_TMPFILE || (ev->flags & (O_CREAT | O_TRUNC))) || fstat((int)result, &st) < 0)
 			goto out;
 		one.obj = object_of(r, ev->fd, "");
-		if (one.obj && !before_call.existed)
+		if (one.obj && ((ev->flags & O_TMPFILE) == O_TMPFILE || !before_call.existed))
 			one.made = map_new(r, st.st_ino);
 		else if (ev->flags & O_TRUNC)
 			one = (struct record){.op = IO_TRUNCATE, .obj = map_find(r, st.st_ino)};
@@ -427,6 +427,7 @@ void record_free(struct recording *r)
 		free(r->records[k].data);
 	}
 	free(r->records);
+	free(r->log_ends);
 	free(r->map);
 	pthread_mutex_destroy(&r->lock);
 	*r = (struct recording){0};
@@ -461,5 +462,7 @@ void record_load(struct recording *r, const char *base, FILE *log)
 		one.data = log_get(log);
 		r->objects = MAX(r->objects, one.made);
 		record_keep(r, &one);
+		r->log_ends = not_null(realloc(r->log_ends, r->room * sizeof(*r->log_ends)));
+		r->log_ends[r->count - 1] = (uint64_t)ftello(log);
 	}
 }

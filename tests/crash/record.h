@@ -42,6 +42,7 @@ struct recording {
 	size_t map_size, map_count;
 	pthread_mutex_t lock;
 	FILE *log;             /* where to write records instead of keeping them; NULL */
+	uint64_t *log_ends;    /* of one loaded from a log: where each record ends in it */
 };
 
 /* Copies the store to base and hooks io. One recording at a time. With log, records go there (record_load reads them). */

@@ -301,7 +301,7 @@ static void build_change(struct build *b, const struct record *one)
 		return; /* it was made by something lost */
 	switch ((int)one->op) {
 	case IO_OPEN:
-		b->fds[one->made] = openat(fd, one->path, O_RDWR | O_CREAT | O_CLOEXEC, one->mode & 07777);
+		b->fds[one->made] = openat(fd, one->path, O_RDWR | O_CLOEXEC | (int)(one->flags & (O_CREAT | O_TMPFILE)), one->mode & 07777);
 		must(b->fds[one->made], one);
 		break;
 	case IO_MKDIR:

@@ -216,6 +216,7 @@ class Worker:
         self.socket = os.path.join(base, name + ".sock")
         self.key = os.path.join(base, name + ".key")
         self.log_path = os.path.join(base, name + ".log")
+        self.program = BIN + "/tdefs-mount"
         self.process = None
         os.makedirs(self.mnt, exist_ok=True)
         if not os.path.exists(self.key):
@@ -231,7 +232,7 @@ class Worker:
     def launch(self):
         with open(self.log_path, "ab") as log:
             self.process = subprocess.Popen(
-                [BIN + "/tdefs-mount", "--name", self.name, "--store", self.store, "--mountpoint", self.mnt,
+                [self.program, "--store", self.store, "--name", self.name, "--mountpoint", self.mnt,
                  "--socket", self.socket] + self.arguments, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         wait_for(lambda: self._listens() or self.process.poll() is not None, "the worker's socket")
 

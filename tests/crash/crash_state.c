@@ -1,0 +1,153 @@
+/* crash_state: builds one crash state from the log of a recording_mount, opens it as a mount would, verifies all of it, and writes
+ * the plain tree out, for an engine to look at.
+ *
+ *     crash_state BASE LOG KEYFILE SEED FROM STORE PLAIN [PLANT]
+ *
+ * The cut is taken at random after the first FROM bytes of the log. Prints the bytes of the log before the cut, the number of blocks
+ * re-sealed and how the state was made. Exit status 1 when anything was refused. PLANT names a bug of plant.c. */
+#include "plant.h"
+
+#include "store/content.h"
+#include "store/dir.h"
+
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+DEFINE_CLEANUP(struct content *, content_close);
+DEFINE_CLEANUP(struct dir_stream *, dir_stream_close);
+
+static unsigned wrong;
+
+static void report(void *ctx, const char *line)
+{
+	(void)ctx;
+	if (strncmp(line, "re-sealed", 9) != 0)
+		fprintf(stderr, "%s\n", line);
+}
+
+static void check(int rc, const char *what, const char *name)
+{
+	if (rc < 0) {
+		fprintf(stderr, "%s %s: %s\n", what, name, strerror(-rc));
+		wrong++;
+	}
+}
+
+static void write_file(struct volume *v, int path_fd, int to, const char *name, mode_t mode)
+{
+	static char buf[1 << 20];
+	CLEANUP(content_closep) struct content *c = NULL;
+	struct content_check verified = {0};
+	int fd = io_reopen(path_fd, O_RDWR), rc = fd < 0 ? fd : content_open(v, fd, &c);
+	CLEANUP_CLOSE int out = openat(to, name, O_WRONLY | O_CREAT | O_CLOEXEC, mode & 07777);
+
+	if (rc == 0)
+		rc = content_verify(c, &verified);
+	check(rc, "cannot open", name);
+	if (rc < 0)
+		return;
+	if (verified.bad)
+		check(-EBADMSG, "does not verify:", name);
+	for (uint64_t off = 0; off < content_size(c);) {
+		ssize_t n = content_read(c, buf, sizeof(buf), off);
+
+		if (n <= 0 || pwrite(out, buf, (size_t)n, (off_t)off) != n) {
+			check(n < 0 ? (int)n : -EIO, "cannot copy", name);
+			return;
+		}
+		off += (uint64_t)n;
+	}
+}
+
+static void write_directory(struct volume *v, int dirfd, int to)
+{
+	CLEANUP(dir_stream_closep) struct dir_stream *stream = NULL;
+	struct dir_entry de;
+	struct dir_id id;
+	int rc = dir_id_load(v, dirfd, &id);
+
+	if (rc == 0)
+		rc = dir_stream_open(v, dirfd, &id, &stream);
+	while (rc >= 0 && (rc = dir_stream_next(stream, &de)) > 0) {
+		char target[DIR_TARGET_MAX + 1];
+		struct stat st;
+
+		if (strcmp(de.name, ".") == 0 || strcmp(de.name, "..") == 0)
+			continue;
+		CLEANUP_CLOSE int fd = dir_lookup(v, dirfd, &id, de.name, &st);
+		check(fd, "cannot look up", de.name);
+		if (fd < 0)
+			continue;
+		if (S_ISDIR(st.st_mode)) {
+			CLEANUP_CLOSE int sub = io_openat(fd, ".", O_RDONLY | O_DIRECTORY, 0), sub_to = -1;
+
+			if (mkdirat(to, de.name, 0700) == 0)
+				sub_to = openat(to, de.name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+			write_directory(v, sub, sub_to);
+		} else if (S_ISREG(st.st_mode)) {
+			write_file(v, fd, to, de.name, st.st_mode);
+		} else if (S_ISLNK(st.st_mode)) {
+			check(dir_readlink(v, fd, target), "cannot read the link", de.name);
+			(void)!symlinkat(target, to, de.name);
+		}
+	}
+	check(rc, "cannot read a directory", "");
+}
+
+static int key_read(const char *path, struct env_key *ret)
+{
+	char hex[65] = {0};
+	FILE *f = fopen(path, "re");
+
+	if (!f)
+		return -errno;
+	size_t n = fread(hex, 1, 64, f);
+	fclose(f);
+	return n == 64 ? hex_decode(hex, ret->b, sizeof(ret->b)) : -EUCLEAN;
+}
+
+int main(int argc, char **argv)
+{
+	struct volume_options options = {.report = report};
+	struct recording r;
+	struct volume *v;
+	struct env_key key;
+
+	if (argc != 8 && argc != 9) {
+		fprintf(stderr, "usage: crash_state BASE LOG KEYFILE SEED FROM STORE PLAIN [PLANT]\n");
+		return 2;
+	}
+	FILE *log = fopen(argv[2], "re");
+	if (!log || key_read(argv[3], &key) < 0 || secret_init(1 << 20) < 0)
+		return 2;
+	uint64_t seed = strtoull(argv[4], NULL, 0) * 2 + 1;
+	record_load(&r, argv[1], log);
+	for (const struct plant *plant = plants; argc == 9 && plant->name; plant++)
+		if (strcmp(plant->name, argv[8]) == 0)
+			plant->workload(&r);
+	struct crash_state s = {.loose = crash_below(&seed, 2)};
+	size_t first = 0;
+	while (first < r.count && r.log_ends[first] <= strtoull(argv[5], NULL, 0))
+		first++;
+	s.cut = first + crash_below(&seed, r.count - first + 1);
+	s.seed = crash_random(&seed);
+	state_build(&r, argv[6], &s);
+	uint64_t before = s.cut ? r.log_ends[s.cut - 1] : 0;
+	int rc = volume_open(argv[6], &key, &options, &v);
+	check(rc, "cannot open", argv[6]);
+	if (rc < 0)
+		return 1;
+	CLEANUP_CLOSE int to = mkdir(argv[7], 0755) == 0 ? open(argv[7], O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
+	if (to < 0)
+		return 2;
+	write_directory(v, v->root_fd, to);
+	printf("%llu %llu %s cut %zu of %zu\n", (unsigned long long)before, (unsigned long long)atomic_load(&v->stats.resealed),
+		s.loose ? "loose" : "journal", s.cut, r.count);
+	wrong += (unsigned)atomic_load(&v->stats.refused);
+	check(volume_close(v), "cannot close", argv[6]);
+	state_done(&s);
+	record_free(&r);
+	return wrong > 0;
+}
