@@ -40,8 +40,11 @@ def acl(owner, group, other, named=()):
 
 
 class Side:
-    def __init__(self, root):
-        self.root, self.slots, self.maps = root, [None] * SLOTS, [None] * MAPS
+    def __init__(self, top):
+        """Makes top, and works in a folder so far below it that a moved symbolic link does not lead out of it."""
+        self.top, self.root = top, os.path.join(top, "x/y")
+        self.slots, self.maps = [None] * SLOTS, [None] * MAPS
+        os.makedirs(self.root)
 
     def at(self, p):
         return os.path.join(self.root, p)
@@ -413,7 +416,7 @@ class Side:
     # ---- the whole tree
 
     def walk(self):
-        for folder, dirs, files in os.walk(self.root):
+        for folder, dirs, files in os.walk(self.top):
             for name in dirs + files:
                 yield os.path.relpath(os.path.join(folder, name), self.root), name in files
 

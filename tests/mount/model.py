@@ -184,8 +184,6 @@ class Run:
         Run.count += 1
         self.worker, self.name, self.refused = worker, "run%d" % Run.count, 0
         self.sides = [Side(os.path.join(top, self.name)) for top in (worker.mnt, plain)]
-        for s in self.sides:
-            os.mkdir(s.root)
 
     def special(self, what):
         """What the mount alone goes through; ext4's side only loses its descriptors with it."""
@@ -234,7 +232,7 @@ class Run:
 
     def remove(self):
         for s in self.sides:
-            tdefs.run("rm", "-rf", s.root)
+            tdefs.run("rm", "-rf", s.top)
 
 
 def minimise(worker, plain, operations):
