@@ -27,6 +27,7 @@ struct inode {
 	bool bare;             /* made by this worker, and no extended attribute set since; lock */
 	atomic_bool touched;   /* the lower file was written since mtime was set */
 	atomic_uint_fast64_t cached_ns; /* when the kernel last read into its page cache, CLOCK_MONOTONIC */
+	atomic_bool told_long; /* the kernel believes the attributes that it has for long */
 	signed char default_acl; /* of a directory: 1 has one, 0 has none, -1 not asked yet; lock */
 };
 

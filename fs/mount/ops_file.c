@@ -57,6 +57,14 @@ static bool file_cached_lately(struct inode *i)
 	return then && clock_monotonic_ns() - then < CACHED_LATELY_NS;
 }
 
+/* After a change to the bytes of i: mtime, and how many blocks there are. */
+static void file_changed(struct session *s, fuse_ino_t ino, struct inode *i)
+{
+	inode_touch(i);
+	if (atomic_load_explicit(&i->told_long, memory_order_relaxed) && atomic_exchange(&i->told_long, false))
+		(void)fuse_lowlevel_notify_inval_inode(s->se, ino, -1, 0); /* attributes only: waits for nothing */
+}
+
 static struct content *file_content(const struct fuse_file_info *fi)
 {
 	return (struct content *)(uintptr_t)fi->fh;
@@ -144,6 +152,8 @@ static void file_create(fuse_req_t req, fuse_ino_t parent, const char *name, mod
 		ops_reply_error(req, rc);
 		return;
 	}
+	e.attr_timeout = BUSY_TIMEOUT;
+	atomic_store(&i->told_long, false);
 	file_reply_open(req, s, i, c, fi, &e);
 }
 
@@ -179,7 +189,7 @@ static void file_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t s
 	struct inode *i = ops_inode(s, ino);
 	int rc = content_write(file_content(fi), buf, size, (uint64_t)off);
 
-	inode_touch(i);
+	file_changed(s, ino, i);
 	if (rc < 0) {
 		ops_reply_error(req, rc);
 		return;
@@ -205,7 +215,7 @@ static void file_fallocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t off, 
 	/* The kernel cleared suid and sgid with a SETATTR where the caller may not keep them. */
 	int rc = content_allocate(file_content(fi), mode, (uint64_t)off, (uint64_t)len);
 
-	inode_touch(ops_inode(ops_session(req), ino));
+	file_changed(ops_session(req), ino, ops_inode(ops_session(req), ino));
 	ops_reply_error(req, rc);
 }
 

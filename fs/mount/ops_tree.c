@@ -1,6 +1,4 @@
-/* ops_tree: names, attributes, directories, extended attributes.
- *
- * The store belongs to this worker alone, so the kernel may believe what it was told for a day. */
+/* ops_tree: names, attributes, directories, extended attributes. */
 #include "mount/session.h"
 
 #include "base/io.h"
@@ -12,7 +10,6 @@
 #include <string.h>
 #include <sys/stat.h>
 
-#define CACHE_TIMEOUT 86400.0
 
 /* ---- what all handlers use ---- */
 
@@ -38,12 +35,16 @@ int ops_gate(const struct session *s)
 	return atomic_load_explicit(&s->closed, memory_order_relaxed) ? -EIO : 0;
 }
 
-int ops_attr(struct session *s, struct inode *i, const struct stat *lower, struct stat *ret)
+int ops_attr(struct session *s, struct inode *i, const struct stat *lower, struct stat *ret, double *ret_timeout)
 {
 	*ret = *lower;
 	ret->st_blksize = BLOCK_SIZE;
+	*ret_timeout = CACHE_TIMEOUT;
 	if (S_ISREG(lower->st_mode)) {
 		pthread_mutex_lock(&i->lock);
+		if (i->opens)
+			*ret_timeout = BUSY_TIMEOUT;
+		atomic_store(&i->told_long, i->opens == 0);
 		ret->st_size = (off_t)(i->content ? content_size(i->content) : extent_plain_size((uint64_t)lower->st_size));
 		pthread_mutex_unlock(&i->lock);
 		inode_mtime(i, &ret->st_mtim);
@@ -64,8 +65,8 @@ int ops_entry(struct session *s, int fd, const struct stat *lower, struct fuse_e
 
 	if (rc < 0)
 		return rc;
-	*ret = (struct fuse_entry_param){.ino = (uintptr_t)i, .attr_timeout = CACHE_TIMEOUT, .entry_timeout = CACHE_TIMEOUT};
-	rc = ops_attr(s, i, lower, &ret->attr);
+	*ret = (struct fuse_entry_param){.ino = (uintptr_t)i, .entry_timeout = CACHE_TIMEOUT};
+	rc = ops_attr(s, i, lower, &ret->attr, &ret->attr_timeout);
 	if (rc < 0)
 		inode_put(&s->inodes, i, 1);
 	return rc;
@@ -214,15 +215,16 @@ static void tree_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *
 	struct session *s = ops_session(req);
 	struct inode *i = ops_inode(s, ino);
 	struct stat st, attr;
+	double timeout;
 	int rc = io_fstatat(i->fd, "", &st, AT_EMPTY_PATH);
 
 	(void)fi;
 	if (rc == 0)
-		rc = ops_attr(s, i, &st, &attr);
+		rc = ops_attr(s, i, &st, &attr, &timeout);
 	if (rc < 0)
 		ops_reply_error(req, rc);
 	else
-		fuse_reply_attr(req, &attr, CACHE_TIMEOUT);
+		fuse_reply_attr(req, &attr, timeout);
 }
 
 static int setattr_size(struct session *s, struct inode *i, uint64_t size)
@@ -291,6 +293,7 @@ static void tree_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int 
 	struct session *s = ops_session(req);
 	struct inode *i = ops_inode(s, ino);
 	struct stat st, out;
+	double timeout;
 	/* Of a fallocate that takes suid and sgid nothing arrives but this. */
 	bool kills = device_kill_privileges() || (to_set == 0 && S_ISREG(i->type));
 	int rc = volume_writable(s->v);
@@ -320,11 +323,11 @@ static void tree_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int 
 	else if (rc == 0)
 		rc = io_fstatat(i->fd, "", &st, AT_EMPTY_PATH);
 	if (rc == 0)
-		rc = ops_attr(s, i, &st, &out);
+		rc = ops_attr(s, i, &st, &out, &timeout);
 	if (rc < 0)
 		ops_reply_error(req, rc);
 	else
-		fuse_reply_attr(req, &out, CACHE_TIMEOUT);
+		fuse_reply_attr(req, &out, timeout);
 }
 
 static void tree_statfs(fuse_req_t req, fuse_ino_t ino)
@@ -552,6 +555,8 @@ static void tree_read_entries(fuse_req_t req, fuse_ino_t ino, size_t size, off_t
 		rc = dir_stream_next(h->stream, &de);
 		if (rc <= 0)
 			break;
+		if (dir == s->inodes.root && strcmp(de.name, "..") == 0)
+			de.ino = dir->ino;
 		struct fuse_entry_param e = {.attr = {.st_ino = de.ino, .st_mode = (mode_t)de.type << 12}};
 		rc = plus ? readdir_plus_entry(s, dir, &de, &e) : 0;
 		if (rc == -ENOENT) { /* gone since */

@@ -6,6 +6,11 @@
 
 #include <fuse_lowlevel.h>
 
+/* The store belongs to this worker alone, so the kernel may believe what it was told for a day; but not how many blocks a file has
+ * that somebody writes: that count it does not keep itself. Seconds. */
+#define CACHE_TIMEOUT 86400.0
+#define BUSY_TIMEOUT 1.0
+
 struct mount_options {
 	unsigned threads;           /* that serve requests */
 	uint64_t seal_interval_ns;  /* between two rounds of the sealer */
@@ -53,7 +58,8 @@ struct session *ops_session(fuse_req_t req);
 struct inode *ops_inode(struct session *s, fuse_ino_t ino);
 /* -EIO once a lock is under way. */
 int ops_gate(const struct session *s) MUST_CHECK;
-int ops_attr(struct session *s, struct inode *i, const struct stat *lower, struct stat *ret) MUST_CHECK;
+/* ret_timeout: how many seconds the kernel may believe it. */
+int ops_attr(struct session *s, struct inode *i, const struct stat *lower, struct stat *ret, double *ret_timeout) MUST_CHECK;
 int ops_entry(struct session *s, int fd, const struct stat *lower, struct fuse_entry_param *ret) MUST_CHECK;
 /* Who a new object in dir belongs to: setgid inheritance, umask unless a default ACL stands for it. */
 int ops_owner(struct session *s, fuse_req_t req, struct inode *dir, mode_t mode, struct dir_owner *ret) MUST_CHECK;
