@@ -20,6 +20,8 @@ struct inode {
 	pthread_mutex_t lock;
 	struct content *content; /* of a regular file, once it was opened; lock */
 	unsigned opens;        /* lock */
+	bool idle;             /* has a content that nobody has open and that needs no seal; lock */
+	bool idle_long;        /* since before the last round of the sealer; lock */
 	struct dir_id id;      /* of a directory; lock */
 	bool has_id;           /* lock */
 	struct timespec mtime; /* of a regular file, as the kernel has it; lock */
@@ -41,6 +43,7 @@ struct inode_table {
 	pthread_cond_t crowded;     /* with lock */
 	bool ending;                /* lock */
 	atomic_uint_fast64_t opens; /* of all */
+	atomic_uint idle;           /* inodes that are */
 	struct inode *root;
 };
 
@@ -58,6 +61,7 @@ int inode_dir_id(struct inode_table *t, struct inode *i, struct dir_id *ret) MUS
 int inode_open(struct inode_table *t, struct inode *i, struct content **ret) MUST_CHECK;
 /* The same with a descriptor for reading and writing that is there already, and is taken; -1 for none. */
 int inode_open_with(struct inode_table *t, struct inode *i, int fd, struct content **ret) MUST_CHECK;
+/* The content of the last release stays for a while: small files are opened again and again. */
 void inode_release(struct inode_table *t, struct inode *i);
 /* i was just made in dir, whose lock the kernel holds: attributes come to it only from a default ACL. */
 void inode_made(struct inode *i, struct inode *dir);
@@ -67,7 +71,7 @@ void inode_mtime(struct inode *i, struct timespec *mtime);
 int inode_set_times(struct inode *i, const struct timespec ts[2]) MUST_CHECK;
 void inode_touch(struct inode *i);
 void inode_restore_mtime(struct inode *i);
-/* Seals what changed since the last time, and closes what nobody has open. */
+/* Seals what changed since the last time, and closes what nobody has opened since then. */
 void inode_seal_all(struct inode_table *t);
 /* Calls fn for each inode, with a reference held and no lock. */
 void inode_each(struct inode_table *t, void (*fn)(void *ctx, struct inode *i), void *ctx);
