@@ -25,7 +25,7 @@ int inode_table_init(struct inode_table *t, struct volume *v)
 {
 	struct stat st;
 
-	*t = (struct inode_table){.v = v, .bucket_count = BUCKETS_MIN};
+	*t = (struct inode_table){.name_changes = 1, .v = v, .bucket_count = BUCKETS_MIN};
 	t->crowd = SIZE_MAX;
 	pthread_mutex_init(&t->lock, NULL);
 	pthread_mutex_init(&t->seal_lock, NULL);
@@ -243,11 +243,30 @@ static void inode_restore_mtime_locked(struct inode *i)
 		(void)!io_utimensat(i->fd, "", (struct timespec[2]){{0, UTIME_OMIT}, i->mtime}, AT_EMPTY_PATH);
 }
 
-void inode_restore_mtime(struct inode *i)
+void inode_changed(struct inode_table *t, struct inode *i)
 {
+	atomic_fetch_add(i ? &i->changes : &t->name_changes, 1);
+}
+
+int inode_sync(struct inode_table *t, struct inode *i, struct content *c, bool data_only)
+{
+	uint64_t changes = atomic_load(&i->changes), names = atomic_load(&t->name_changes);
+
+	if (data_only)
+		return content_sync(c, true);
 	pthread_mutex_lock(&i->lock);
+	/* What moved by the kernel's clock it has said before. */
 	inode_restore_mtime_locked(i);
+	bool whole = i->synced != changes || i->synced_names != names;
 	pthread_mutex_unlock(&i->lock);
+	int rc = content_sync(c, !whole);
+	if (rc < 0 || !whole)
+		return rc;
+	pthread_mutex_lock(&i->lock);
+	i->synced = changes;
+	i->synced_names = names;
+	pthread_mutex_unlock(&i->lock);
+	return 0;
 }
 
 void inode_release(struct inode_table *t, struct inode *i)
