@@ -47,5 +47,20 @@ for program in ("tdefsd", "keyctl", "tdefs-mount", "tdefs-fsck"):
     if subprocess.run([os.path.join(binaries, program), "--no-such"], stderr=subprocess.PIPE, timeout=30).returncode != 2:
         bad.append("%s --no-such is not exit status 2" % program)
 
+# The manual pages have what --help has.
+for program, page in (("keyctl", "tdefs-keyctl.1"), ("tdefsd", "tdefsd.8")):
+    manual = re.sub(r"\\f[BIRP]|\\", "", text("conf/man/" + page)).replace('"', "")
+    manual = " ".join(re.sub(r"^\.[A-Z]+ ?", "", line) for line in manual.splitlines())
+    done = subprocess.run([os.path.join(binaries, program), "--help"], stdout=subprocess.PIPE, text=True, timeout=30)
+    wanted = set(re.findall(r"--[a-z-]+", done.stdout)) - {"--help", "--version"}
+    commands = re.findall(r'^\t\{"([a-z -]+)", "', text("keyctl/main.c"), re.M) if program == "keyctl" else []
+    for word in sorted(wanted) + commands:
+        if not re.search(r"(?<![a-z-])" + word + r"(?![a-z-])", manual):
+            bad.append("conf/man/%s does not have %s" % (page, word))
+with open(os.path.join(source, "fs/control/request.c")) as f:
+    handled = set(re.findall(r'^\t\{"(\w+)", ', f.read(), re.M))
+if set(re.findall(r"^method (\w+)", text("fs/control/io.tdefs.Keeper.varlink"), re.M)) != handled:
+    bad.append("the interface and the request table differ")
+
 print("\n".join(bad) or "documents and code agree on %d settings and the format" % len(settings))
 sys.exit(1 if bad else 0)

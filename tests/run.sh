@@ -88,6 +88,7 @@ configure "$main" gcc "-DSANITIZE=$sanitize" && build "$main" || exit 1
 failed=0
 if [ -z "$sanitize" ] && [ -z "$regex" ]; then
 	configure "$build_dir/clang" clang && build "$build_dir/clang" || exit 1
+	configure "$build_dir/fuzz" clang -DSANITIZE=fuzzer && build "$build_dir/fuzz" fuzz_targets || failed=1
 	configure "$build_dir/unit-address" gcc -DSANITIZE=address && build "$build_dir/unit-address" unit_tests || exit 1
 	"${fixed[@]}" ctest --test-dir "$build_dir/unit-address" -L '^unit$' -j2 --output-on-failure --timeout 300 || failed=1
 fi
@@ -95,6 +96,6 @@ fi
 run=(ctest --test-dir "$main" -j2 --output-on-failure --no-tests=error)
 [ -z "$sanitize" ] || run=("${fixed[@]}" "${run[@]}")
 [ -z "$regex" ] || run+=(-R "$regex")
-[ $failed = 0 ] || echo "== the unit tests failed under ASan, see above" >&2
+[ $failed = 0 ] || echo "== the fuzzers were not built, or the unit tests failed under ASan: see above" >&2
 "${run[@]}" || failed=1
 exit $failed

@@ -2,6 +2,7 @@
 #include "tenant/environment.h"
 
 #include "base/patience.h"
+#include "store/dir.h"
 #include "tenant/claim.h"
 #include "tenant/operation.h"
 
@@ -148,6 +149,9 @@ static int environment_unwrap_with(struct tenant *t, const struct registry_env *
 		return rc;
 	for (size_t k = 0; unwrapped < 0 && k < h.wrap_count; k++)
 		unwrapped = wrap_open(t, &h.wraps[k], key, platform, ek);
+	/* An attach that was cut off may have moved it to a key of ours already. */
+	for (size_t k = 0; unwrapped < 0 && (key || platform) && k < h.wrap_count; k++)
+		unwrapped = wrap_open(t, &h.wraps[k], NULL, NULL, ek);
 	snprintf(by, sizeof(by), "%s key %.60s (%.16s)", h.wraps[0].source, h.wraps[0].key_name, h.wraps[0].fingerprint);
 	envheader_done(&h);
 	return unwrapped < 0 ? refuse(ret, -EKEYREJECTED, "", "the store %s opens with the %s, and %s", env->store, by,
@@ -288,6 +292,15 @@ static int region_not_locking(struct tenant *t, const char *region, struct refus
 	return rc == 0 && o.kind == OPERATION_LOCK ? operation_none(t, region, ret) : 0;
 }
 
+/* Before the registry names it: what it names, env delete removes. */
+static int store_must_be_new(const char *store, struct refusal *ret)
+{
+	CLEANUP_CLOSE int fd = open(store, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	int rc = fd >= 0 ? dir_is_empty(fd, NULL) : errno == ENOENT ? 0 : -errno;
+
+	return rc < 0 ? refuse(ret, rc, "", "the store %s: %s", store, rc == -ENOTEMPTY ? "the directory is not empty" : strerror(-rc)) : 0;
+}
+
 int environment_create(struct tenant *t, const struct environment_request *request, struct refusal *ret)
 {
 	struct registry_env env;
@@ -301,6 +314,8 @@ int environment_create(struct tenant *t, const struct environment_request *reque
 
 	if (rc == 0)
 		rc = region_not_locking(t, env.region, ret);
+	if (rc == 0)
+		rc = store_must_be_new(env.store, ret);
 	if (rc < 0)
 		return rc;
 	ek = KEY_NEW(struct env_key);
@@ -309,18 +324,7 @@ int environment_create(struct tenant *t, const struct environment_request *reque
 		rc = wrap_by_platform_key(t, ek, &wrap);
 	if (rc < 0)
 		(void)refuse(ret, rc, "", "no key could be made: %s", strerror(-rc));
-	if (rc == 0) {
-		tenant_let_go(t);
-		rc = envheader_create(env.store, ek, &wrap, 1);
-		tenant_take_again(t);
-		stored = rc == 0;
-		if (rc == -ENOTEMPTY)
-			(void)refuse(ret, rc, "", "the store %s: the directory is not empty", env.store);
-		else if (rc < 0)
-			(void)refuse(ret, rc, "", "the store %s: %s", env.store, strerror(-rc));
-	}
-	if (rc == 0)
-		rc = region_not_locking(t, env.region, ret);
+	/* The row first: of what a crash leaves, env delete can make an end. */
 	if (rc == 0) {
 		rc = registry_env_add(t->registry, &env);
 		registered = rc == 0;
@@ -329,16 +333,26 @@ int environment_create(struct tenant *t, const struct environment_request *reque
 		else if (rc < 0)
 			(void)registry_refusal(rc, ret);
 	}
+	if (rc == 0) {
+		tenant_let_go(t);
+		rc = envheader_create(env.store, ek, &wrap, 1);
+		tenant_take_again(t);
+		stored = rc == 0;
+		if (rc < 0)
+			(void)refuse(ret, rc, "", "the store %s: %s", env.store, strerror(-rc));
+	}
+	if (rc == 0)
+		rc = region_not_locking(t, env.region, ret);
 	if (rc == 0)
 		rc = environment_start(t, &env, ek, ret);
 	KEY_FREE(ek);
 	if (rc < 0) {
+		if (stored)
+			(void)!store_remove(env.store);
 		if (registered)
 			(void)!registry_env_remove(t->registry, env.name);
 		if (registered)
 			mountpoint_guard(env.mountpoint, false);
-		if (stored)
-			(void)!store_remove(env.store);
 	}
 	return rc;
 }

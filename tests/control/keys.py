@@ -1,11 +1,12 @@
 """The tenant's keys, rule by rule: groups K, E, L, U and A of the key service, by real programs and openssl's key files."""
-import json
 import os
+import re
 import sqlite3
 import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), "../lib"))
 from keys import *
+from wire import *
 
 base = scratch()
 allow_in_log("refused:")
@@ -23,7 +24,7 @@ def restart(settings):
     if tenant.process:
         tenant.stop()
     with open(tenant.config, "w") as f:
-        f.write('tenant = "test";\nstate_dir = "%s";\nruntime_dir = "%s";\n%s\n' % (tenant.state, tenant.runtime, settings))
+        f.write('tenant = "test";\nstate_dir = "%s";\nruntime_dir = "%s";\n%s\n%s\n' % (tenant.state, tenant.runtime, role_settings(True), settings))
     tenant.start()
 
 
@@ -55,15 +56,44 @@ tenant.keyctl("key", "upload", "second", *second.given())
 tenant.keyctl("key", "upload", "legacy", *legacy.given())
 equal(states("first", "second", "legacy"), ["Active", "Available", "Available"], "K6: later ones wait; RC2 and 3DES are read")
 
+# K2: each case has its own words
+def made(name, command):
+    run("sh", "-e", "-c", command.replace("PW", "file:" + first.password), cwd=base)
+    return base + "/" + name
+
+
+os.symlink(first.pem, base + "/k.pem")
+run("sh", "-e", "-c", "openssl req -x509 -new -key k.pem -subj /CN=a -days 9 -out k.crt; openssl req -x509 -new -key second.pem -subj /CN=b -days 9 "
+    "-out other.crt", cwd=base)
+FAULTS = [("open.pfx", "openssl pkcs12 -export -inkey k.pem -in k.crt -passout pass: -out open.pfx", "not protected by a password"),
+          ("nomac.pfx", "openssl pkcs12 -export -inkey k.pem -in k.crt -nomac -passout PW -out nomac.pfx", "not protected by a password"),
+          ("clear.pfx", "openssl pkcs12 -export -inkey k.pem -in k.crt -keypbe NONE -certpbe NONE -passout PW -out clear.pfx", "not protected by"),
+          ("wrong.pfx", "openssl pkcs12 -export -inkey k.pem -in k.crt -passout pass:other -out wrong.pfx", "password is wrong"),
+          ("cert.pfx", "openssl pkcs12 -export -nokeys -in k.crt -passout PW -out cert.pfx", "no private key"),
+          ("ec.pfx", "openssl ecparam -name prime256v1 -genkey -noout -out ec.pem; openssl pkcs12 -export -inkey ec.pem -nocerts -passout PW -out ec.pfx",
+           "not an RSA key"),
+          ("small.pfx", "openssl genrsa -out s.pem 1024; openssl pkcs12 -export -inkey s.pem -nocerts -passout PW -out small.pfx", "2048, 3072 or 4096"),
+          ("odd.pfx", "openssl genrsa -out o.pem 2560; openssl pkcs12 -export -inkey o.pem -nocerts -passout PW -out odd.pfx", "2048, 3072 or 4096"),
+          ("other.pfx2", "openssl pkcs12 -export -inkey k.pem -nocerts -certfile other.crt -passout PW -out other.pfx2", "certificate belongs to another key"),
+          ("text.pfx", "cp k.crt text.pfx", "not a PFX"), ("none.pfx", ": >none.pfx", "not a PFX"),
+          ("long.pfx", "cat first.pfx k.crt >long.pfx", "bytes behind the PFX's end")]
+before = [k["name"] for k in tenant.json("key", "list")["keys"]], vault()
+for name, command, says in FAULTS:
+    check(says in tenant.refused("K2", "key", "upload", "bad", made(name, command), "--password-file", first.password), "K2: %s says %s" % (name, says))
+check("platform key" in tenant.refused("K2", "key", "upload", "bad", tenant.state + "/platform.key"), "K2: the platform key is no tenant's")
+equal(([k["name"] for k in tenant.json("key", "list")["keys"]], vault()), before, "K2: nothing is left of them")
+
 # K1: generated; the file is ours alone, opens elsewhere, and is not overwritten
-made = base + "/made.pfx"
-tenant.keyctl("key", "generate", "made", "--out", made, "--password-file", first.password)
-equal(os.stat(made).st_mode & 0o777, 0o600, "K1: the file's mode")
-run("openssl", "pkcs12", "-in", made, "-passin", "file:" + first.password, "-noout")
+generated = base + "/made.pfx"
+tenant.keyctl("key", "generate", "made", "--out", generated, "--password-file", first.password)
+equal(os.stat(generated).st_mode & 0o777, 0o600, "K1: the file's mode")
+check("PBES2, PBKDF2, AES-256-CBC, Iteration 600000" in run("openssl", "pkcs12", "-in", generated, "-passin", "file:" + first.password, "-info",
+      "-noout").stdout, "K1: how it is protected")
+run("openssl", "pkcs12", "-in", generated, "-passin", "file:" + first.password, "-noout")
 equal((tenant.key("made")["origin"], tenant.key("made")["state"]), ("generated", "Available"), "K1")
-equal(tenant.keyctl("key", "generate", "more", "--out", made, "--password-file", first.password, ok=None).returncode, 1, "K1: no overwriting")
-tenant.refused("K1", "key", "generate", "more", "--out", made + "2", "--password-file", "/dev/null")
-check(not os.path.exists(made + "2"), "nothing is left")
+equal(tenant.keyctl("key", "generate", "more", "--out", generated, "--password-file", first.password, ok=None).returncode, 1, "K1: no overwriting")
+tenant.refused("K1", "key", "generate", "more", "--out", generated + "2", "--password-file", "/dev/null")
+check(not os.path.exists(generated + "2"), "nothing is left")
 
 # E2, K8, L3 with the default times
 tenant.keyctl("env", "apply-key", "db", "--yes")
@@ -167,29 +197,52 @@ tenant.keyctl("env", "return-key", "app", "--yes")
 tenant.keyctl("env", "apply-key", "app", "--yes")
 equal(tenant.env("app")["fingerprint"], second.fingerprint(), "U4")
 
-# K3: a .byok made by openssl alone, after README's commands; another tenant's is refused by name
+# K3: a .byok made by openssl alone, by the very commands in README; another tenant's is refused by name
 kid = tenant.json("kek", "show")["kid"]
 check("test" in kid, "K3: the kid carries the tenant's id")
 tenant.keyctl("kek", "show", "--out", base + "/kek.pem")
-script = r'''set -e; cd %s
-openssl pkcs8 -topk8 -nocrypt -in other.pem -outform DER -out other.der
-openssl rand -out aes.bin 32
-openssl pkeyutl -encrypt -pubin -inkey kek.pem -pkeyopt rsa_padding_mode:oaep -pkeyopt rsa_oaep_md:sha1 -in aes.bin -out blob.bin
-openssl enc -id-aes256-wrap-pad -iv A65959A6 -K $(od -An -vtx1 aes.bin | tr -d ' \n') -in other.der >>blob.bin
-printf '{"schema_version":"1.0.0","header":{"kid":"%%s","alg":"dir","enc":"CKM_RSA_AES_KEY_WRAP"},"ciphertext":"%%s","generator":"openssl"}' \
-  "%s" "$(openssl base64 -A -in blob.bin | tr '+/' '-_' | tr -d =)" >other.byok''' % (base, kid)
-run("sh", "-c", script)
+with open(os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../README.md")) as f:
+    commands = re.search(r"^( +openssl pkcs8 .*?>key\.byok)\n", f.read(), re.M | re.S).group(1)
+os.rename(other.pem, base + "/key.pem")
+run("sh", "-e", "-c", commands, cwd=base, env=dict(os.environ, kid=kid))
+os.rename(base + "/key.pem", other.pem)
+os.rename(base + "/key.byok", base + "/other.byok")
 blob = open(base + "/other.byok").read()
 open(base + "/foreign.byok", "w").write(blob.replace("tdefs/test/", "tdefs/acme/"))
 check("tdefs/acme" in tenant.refused("K3", "key", "upload", "brought", base + "/foreign.byok"), "K3: by name")
 tenant.keyctl("key", "upload", "brought", base + "/other.byok")
 equal((tenant.key("brought")["fingerprint"], tenant.key("brought")["origin"]), (other.fingerprint(), "byok"), "K3")
+for edit, says in ((("1.0.0", "1.0.1"), "schema_version"), (('"dir"', '"none"'), "alg"), (("RSA_AES_KEY_WRAP", "RSA_PKCS"), "enc"),
+                   (('"header"', '"head"'), "header"), (("/kek/", "/kek/0"), "made for"), (('"ciphertext":"', '"ciphertext":"AAAA'), "does not open"),
+                   (('"ciphertext":"', '"ciphertext":"*'), "base64url"), (('"ciphertext":"', '"ciphertext":5,"x":"'), "base64url")):
+    open(base + "/bad.byok", "w").write(blob.replace(*edit))
+    check(says in tenant.refused("K3", "key", "upload", "bad", base + "/bad.byok"), "K3: %s: says %s" % (edit, says))
+for n in range(0, len(blob), 61):
+    open(base + "/bad.byok", "w").write(blob[:n])
+    done = tenant.keyctl("key", "upload", "bad", base + "/bad.byok", "--password-file", first.password, ok=(3,))
+    check("K3" in done.stdout or n == 0 and "K2" in done.stdout, "K3, cut at %d: %s" % (n, done.stdout))
 
 # Regions apart
 east = Environment(tenant, "east")
 tenant.keyctl("env", "create", "east", "--mountpoint", east.mnt, "--region", "east")
 tenant.keyctl("key", "upload", "eastern", *first.given(), "--region", "east")
 equal(states("eastern", "second"), ["Active", "Active"], "K5: one each")
+# L2: the text of one region, or of one administrator, is no other's
+wait_for(lambda: not any(r["lock_from"] for r in tenant.json("key", "list")["regions"]), "L3")
+for region, other_region, key, other_key in (("default", "east", second, first), ("east", "default", first, second)):
+    text = tenant.patiently("tenant", "lock", "--key", *key.given(), "--region", region)
+    check(region in text, "L2: the text names the region")
+    check("another region" in tenant.refused("L2", "tenant", "lock", "--key", *other_key.given(), "--region", other_region, "--confirm", text), "L2")
+text = tenant.patiently("tenant", "lock", "--key", *first.given(), "--region", "east")
+os.chmod(tenant.runtime, 0o755)
+
+
+def lock_as_other():
+    fds = [memfd(open(first.pfx, "rb").read()), memfd(open(first.password, "rb").read().strip())]
+    return as_peer(12345, [GROUPS["tenant_admin"]], lambda: call(tenant.socket, "TenantLock", {"region": "east", "key": 0, "password": 1, "confirm": text}, fds))
+
+
+check("another administrator" in str(lock_as_other()), "L2: the text is one administrator's: %s" % lock_as_other())
 tenant.lock(first, "--region", "east")
 equal((tenant.env("east")["state"], tenant.env("db")["state"]), ("locked", "mounted"), "L4: the region alone")
 tenant.keyctl("env", "delete", "east", "--confirm", "east")

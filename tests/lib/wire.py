@@ -27,6 +27,10 @@ ROLES = {
 GROUPS = {"tenant_admin": "games", "platform_operator": "news", "vault_admin": "mail", "auditor": "irc"}
 
 
+class Ended(AssertionError):
+    """No answer came: tdefsd is dead, or closed the connection."""
+
+
 def role_settings(root_is_all):
     return "roles: { root_is_all = %s; %s };" % (str(root_is_all).lower(), " ".join('%s = "%s";' % r for r in GROUPS.items()))
 
@@ -39,21 +43,27 @@ def memfd(data, seals=SEALS):
     return fd
 
 
-def talk(path, message, fds=()):
-    """Sends one message, bytes or what json makes of it; all replies up to the last, as objects."""
+def talk(path, message, fds=(), connected=None):
+    """Sends one message, bytes or what json makes of it; all replies up to the last, as objects. connected is called in between."""
     if not isinstance(message, bytes):
         message = json.dumps(message).encode() + b"\0"
     with socket.socket(socket.AF_UNIX) as s:
         s.settimeout(WAIT_S * 2)
         s.connect(path)
+        if connected:
+            connected()
         try:
             s.sendmsg([message], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else [])
         except BrokenPipeError:
             pass                        # turned away before a byte was read: the answer is there
         answers = b""
         while True:
-            piece = s.recv(1 << 20)
-            check(piece, "tdefsd ended the conversation after %r" % answers[-200:])
+            try:
+                piece = s.recv(1 << 20)
+            except ConnectionResetError:
+                piece = b""
+            if not piece:
+                raise Ended("tdefsd ended the conversation after %r" % answers[-200:])
             answers += piece
             if answers.endswith(b"\0"):
                 replies = [json.loads(a) for a in answers.split(b"\0")[:-1]]
@@ -61,8 +71,8 @@ def talk(path, message, fds=()):
                     return replies
 
 
-def call(path, method, parameters=None, fds=(), more=False):
-    return talk(path, {"method": INTERFACE + "." + method, "parameters": parameters or {}, "more": more}, fds)[-1]
+def call(path, method, parameters=None, fds=(), more=False, connected=None):
+    return talk(path, {"method": INTERFACE + "." + method, "parameters": parameters or {}, "more": more}, fds, connected)[-1]
 
 
 def outcome(reply):
