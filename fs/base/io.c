@@ -44,9 +44,17 @@ static void io_after(const struct io_event *ev, int64_t result)
 		rc_;                                                                                         \
 	})
 
+/* EPERM: neither owner nor CAP_FOWNER. */
+static int open_quietly(int dirfd, const char *path, int flags, mode_t mode)
+{
+	int fd = openat(dirfd, path, flags | O_NOATIME, mode);
+
+	return fd < 0 && errno == EPERM ? openat(dirfd, path, flags, mode) : fd;
+}
+
 int io_openat(int dirfd, const char *path, int flags, mode_t mode)
 {
-	return (int)IO_CALL(openat(dirfd, path, flags | O_CLOEXEC, mode), .op = IO_OPEN, .fd = dirfd, .path = path,
+	return (int)IO_CALL(open_quietly(dirfd, path, flags | O_CLOEXEC, mode), .op = IO_OPEN, .fd = dirfd, .path = path,
 		.flags = (unsigned)flags, .mode = mode);
 }
 

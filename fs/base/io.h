@@ -2,7 +2,7 @@
  *
  * Every function is its namesake of section 2, with three differences: it returns -errno, it retries EINTR, and the
  * hook (tests only) sees it. Directory file descriptors stay the caller's; a returned descriptor is the caller's too
- * and is always O_CLOEXEC. */
+ * and is always O_CLOEXEC, and O_NOATIME where we may: what we read is not what users read. */
 #pragma once
 #include "base/util.h"
 

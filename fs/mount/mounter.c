@@ -28,7 +28,7 @@ static int mounter_mount(const struct mounter_place *place, int device)
 	snprintf(source, sizeof(source), "tdefs:%s", place->name);
 	snprintf(data, sizeof(data), "fd=%d,rootmode=40000,user_id=0,group_id=0,default_permissions,allow_other,max_read=%u", device,
 		DEVICE_REQUEST_MAX);
-	return mount(source, place->mountpoint, "fuse.tdefs", place->read_only ? MS_RDONLY : 0, data) < 0 ? -errno : 0;
+	return mount(source, place->mountpoint, "fuse.tdefs", MS_NOATIME | (place->read_only ? MS_RDONLY : 0), data) < 0 ? -errno : 0;
 }
 
 /* One setting of the mount's backing device, as /sys/class/bdi has it. */
