@@ -354,7 +354,7 @@ static void vault_holds_a_key_until_it_is_destroyed(void **state)
 	assert_int_equal(vault_open(dir, other_pk, &stolen), 0);
 	assert_int_equal(vault_unwrap(stolen, rsa_fingerprint(key), blob, len, out, sizeof(out), &n), -EUCLEAN);
 	vault_close(stolen);
-	assert_int_equal(shell("cp %s saved; printf X | dd of=%s bs=1 seek=100 conv=notrunc", file, file), 0);
+	assert_int_equal(shell("cp %s saved; printf ABCDEFGH | dd of=%s bs=1 seek=100 conv=notrunc", file, file), 0);
 	assert_int_equal(vault_unwrap(v, rsa_fingerprint(key), blob, len, out, sizeof(out), &n), -EUCLEAN);
 	assert_int_equal(shell("cp saved %s", file), 0);
 	assert_int_equal(vault_unwrap(v, rsa_fingerprint(key), blob, len, out, sizeof(out), &n), 0);
