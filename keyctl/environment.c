@@ -31,19 +31,6 @@ static void print_environment(const struct options *o, const json_t *answer)
 }
 
 /* A call on one environment that answers with it; says what was done. */
-static enum status call_on(const struct options *o, const char *method, const char *name, const char *done)
-{
-	json_t *answer;
-	enum status status = client_call(o, method, json_pack("{ss}", "name", name), &answer);
-
-	if (status == STATUS_DONE && o->json)
-		client_print_json(json_object_get(answer, "environment"));
-	else if (status == STATUS_DONE)
-		printf("%s %s on %s\n", name, done, text_of(json_object_get(answer, "environment"), "mountpoint"));
-	json_decref(answer);
-	return status;
-}
-
 enum status env_create(const struct options *o, char **arguments)
 {
 	json_t *answer;
@@ -90,7 +77,17 @@ enum status env_show(const struct options *o, char **arguments)
 
 enum status env_mount(const struct options *o, char **arguments)
 {
-	return call_on(o, "EnvMount", arguments[0], "is mounted");
+	json_t *parameters = json_pack("{ss}", "name", arguments[0]), *answer;
+
+	if (o->accept_older)
+		json_object_set_new(parameters, "accept_older", json_string(o->accept_older));
+	enum status status = client_call(o, "EnvMount", parameters, &answer);
+	if (status == STATUS_DONE && o->json)
+		client_print_json(json_object_get(answer, "environment"));
+	else if (status == STATUS_DONE)
+		printf("%s is mounted on %s\n", arguments[0], text_of(json_object_get(answer, "environment"), "mountpoint"));
+	json_decref(answer);
+	return status;
 }
 
 static enum status unlock_call(const struct options *o, const char *name, bool confirmed)

@@ -16,7 +16,7 @@ enum status {
 struct options {
 	const char *socket;
 	bool json, yes, force, dry_run, verify;
-	const char *confirm, *mountpoint, *store, *type, *region, *key, *out, *password_file;
+	const char *confirm, *mountpoint, *store, *type, *region, *key, *out, *password_file, *accept_older;
 	int password_fd; /* -1: not given */
 };
 

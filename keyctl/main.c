@@ -13,7 +13,7 @@ static const struct command commands[] = {
 	{"env attach", "NAME --store S --mountpoint D", 1, "bring a store back; --key FILE opens it", "mstrkpP", env_attach},
 	{"env list", "", 0, NULL, "", env_list},
 	{"env show", "NAME", 1, "all environments; all about one", "", env_show},
-	{"env mount", "NAME", 1, NULL, "", env_mount},
+	{"env mount", "NAME", 1, NULL, "A", env_mount},
 	{"env unmount", "NAME [--force]", 1, "--force also while in use", "f", env_unmount},
 	{"env apply-key", "NAME --yes", 1, "move it to the active key", "", env_apply},
 	{"env return-key", "NAME [--confirm NAME]", 1, "move it back to the platform key", "c", env_return},
@@ -38,7 +38,7 @@ static const struct option long_options[] = {{"socket", required_argument, NULL,
 	{"yes", no_argument, NULL, 'y'}, {"help", no_argument, NULL, 'h'}, {"version", no_argument, NULL, 'V'},
 	{"mountpoint", required_argument, NULL, 'm'}, {"store", required_argument, NULL, 's'}, {"type", required_argument, NULL, 't'},
 	{"region", required_argument, NULL, 'r'}, {"force", no_argument, NULL, 'f'}, {"confirm", required_argument, NULL, 'c'},
-	{"dry-run", no_argument, NULL, 'd'},
+	{"dry-run", no_argument, NULL, 'd'}, {"accept-older", required_argument, NULL, 'A'},
 	{"key", required_argument, NULL, 'k'}, {"out", required_argument, NULL, 'o'}, {"password-file", required_argument, NULL, 'p'},
 	{"password-fd", required_argument, NULL, 'P'}, {"verify", no_argument, NULL, 'v'}, {0}};
 
@@ -55,8 +55,8 @@ static void usage(FILE *f)
 		}
 		fprintf(f, "%*s %s\n", MAX(46 - n, 1), "", commands[k].help);
 	}
-	fputs("env create takes --store DIR, --type production|sandbox; it, keys and tenant lock --region R.\n"
-	      "Passwords: asked at a terminal, or --password-file F, --password-fd N. Confirm: --yes, --confirm.\n"
+	fputs("env create: --store DIR, --type production|sandbox; it, keys, tenant lock: --region R; env mount:\n"
+	      "--accept-older WHY. Passwords: asked, or --password-file F, --password-fd N. --yes, --confirm TEXT.\n"
 	      "The socket is --socket, else TDEFS_SOCKET, else " DEFAULT_SOCKET ". Exit status: 0 done,\n"
 	      "1 failed, 2 usage, 3 refused by a rule, 4 no permission, 5 no daemon, 6 locked or disabled.\n",
 		f);
@@ -85,7 +85,7 @@ int main(int argc, char **argv)
 	while ((option = getopt_long(argc, argv, "", long_options, NULL)) != -1) {
 		size_t n = strlen(given);
 
-		if (n + 1 < sizeof(given) && strchr("mstrfcdvkopP", option)) {
+		if (n + 1 < sizeof(given) && strchr("mstrfcdvkopPA", option)) {
 			given[n] = (char)option;
 			given[n + 1] = '\0';
 		}
@@ -116,6 +116,9 @@ int main(int argc, char **argv)
 			break;
 		case 'c':
 			o.confirm = optarg;
+			break;
+		case 'A':
+			o.accept_older = optarg;
 			break;
 		case 'd':
 			o.dry_run = true;

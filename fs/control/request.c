@@ -151,11 +151,13 @@ static int do_env_show(struct request *rq)
 
 static int do_env_mount(struct request *rq)
 {
-	const char *name;
+	const char *name, *accept_older = NULL;
 	int rc = parameter_text(rq, "name", true, &name);
 
 	if (rc == 0)
-		rc = environment_mount(&rq->k->tenant, name, &rq->refusal);
+		rc = parameter_text(rq, "accept_older", false, &accept_older);
+	if (rc == 0)
+		rc = environment_mount(&rq->k->tenant, name, accept_older, &rq->refusal);
 	return rc < 0 ? rc : reply_environment(rq, name);
 }
 

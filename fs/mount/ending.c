@@ -37,8 +37,12 @@ static int worker_finish(struct worker *w)
 	struct volume *v = TAKE_PTR(w->v);
 	w->serving = false;
 	pthread_mutex_unlock(&w->lock);
+	bool writable = !v->options.read_only;
 	int rc = volume_close(v);
 	fuse_session_destroy(w->session.se);
+	pthread_mutex_lock(&w->lock);
+	w->left_clean = rc == 0 && writable;
+	pthread_mutex_unlock(&w->lock);
 	log_info("%s: unmounted%s", w->arguments->name, rc < 0 ? "; the store was not left clean" : "");
 	return rc;
 }

@@ -31,6 +31,7 @@ struct link_status {
 	uint64_t refused, resealed, intents, syncs, read_bytes, written_bytes;
 	uint64_t open_files;
 	uint8_t poisoned, memory_locked;
+	uint8_t left_clean; /* of a worker that has unmounted: the store's header says clean, durably */
 	uint8_t scrub_running;
 	uint64_t scrub_files, scrub_blocks, scrub_bad;
 	int32_t scrub_error;
@@ -50,6 +51,7 @@ struct link_message {
 		struct {
 			struct env_key key;
 			uint64_t min_epoch;
+			uint8_t min_clean;
 		} start;
 		struct {
 			uint32_t count;

@@ -169,7 +169,7 @@ static int worker_start(struct worker *w, struct link_message *m)
 {
 	const struct worker_arguments *a = w->arguments;
 	struct env_key *ek = KEY_NEW(struct env_key);
-	struct volume_options options = {.min_epoch = m->start.min_epoch, .read_only = a->mount.read_only,
+	struct volume_options options = {.min_epoch = m->start.min_epoch, .min_clean = m->start.min_clean, .read_only = a->mount.read_only,
 		.report = worker_report, .report_ctx = w};
 	int rc = -ENOMEM;
 
@@ -248,6 +248,7 @@ static void worker_status(struct worker *w, struct link_status *st)
 	*st = (struct link_status){.pid = getpid(), .memory_locked = sandbox_memory_locked()};
 	pthread_mutex_lock(&w->lock);
 	st->state = w->serving ? LINK_SERVING : LINK_IDLE;
+	st->left_clean = w->left_clean;
 	st->scrub_running = atomic_load(&w->scrub_running);
 	st->scrub_error = atomic_load(&w->scrub_error);
 	st->scrub_files = atomic_load(&w->scrub_files);

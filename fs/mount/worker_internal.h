@@ -28,6 +28,7 @@ struct worker {
 		ENDING_CLOSED,
 	} ending;           /* lock */
 	bool store_clean;   /* lock: what ENDING_CLOSED found */
+	bool left_clean;    /* lock: the store was mounted, and its header says clean now */
 	uint64_t drain_until_ns;
 	atomic_bool cancel; /* an order that waits for an unmount gives up: a lock has come */
 

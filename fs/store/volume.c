@@ -158,7 +158,8 @@ int volume_open(const char *path, const struct env_key *ek, const struct volume_
 		return rc;
 	/* Read again under the lock: the worker before may have written it in between. */
 	rc = envheader_read(v->fd, ek, &v->header);
-	if (rc == 0 && v->header.epoch < v->options.min_epoch)
+	if (rc == 0 && (v->header.epoch < v->options.min_epoch ||
+			       (v->header.epoch == v->options.min_epoch && v->options.min_clean && !v->header.clean)))
 		rc = -ESTALE;
 	if (rc == 0)
 		rc = volume_keys(v, ek);

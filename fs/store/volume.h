@@ -16,6 +16,7 @@
 
 struct volume_options {
 	uint64_t min_epoch; /* refuse a header older than this with -ESTALE: an old copy was put back */
+	bool min_clean;     /* that epoch ended cleanly: a header that says otherwise is a copy from while it lasted */
 	bool read_only;     /* changes nothing, takes the lock all the same */
 	/* Told about each piece of damage, each re-sealed file and the poisoning, in one line without secrets; may be NULL. */
 	void (*report)(void *ctx, const char *line);

@@ -241,8 +241,8 @@ static int environment_start(struct tenant *t, const struct registry_env *env, c
 	tenant_take_again(t);
 	int rc = t->workers.start(t->workers.ctx, env, ek, &epoch, text);
 	if (rc == -ESTALE)
-		return refuse(ret, rc, "", "%s: %s. If it was restored from a backup on purpose, delete the environment and attach it",
-			env->name, text);
+		return refuse(ret, rc, "", "%s: %s. Where that was on purpose, as from a backup: keyctl env mount %s --accept-older REASON",
+			env->name, text, env->name);
 	if (rc < 0)
 		return refuse(ret, rc, "", "%s: %s", env->name, text[0] ? text : strerror(-rc));
 	rc = registry_env_set_epoch(t->registry, env->name, epoch);
@@ -393,7 +393,7 @@ static int environment_bring_up(struct tenant *t, const struct registry_env *env
 	return rc == 0 ? environment_set_state(t, env, ENV_MOUNTED, ret) : rc;
 }
 
-int environment_mount(struct tenant *t, const char *name, struct refusal *ret)
+int environment_mount(struct tenant *t, const char *name, const char *accept_older, struct refusal *ret)
 {
 	struct registry_env env;
 	CLEANUP(claim_done) struct claim claim = {0};
@@ -411,7 +411,19 @@ int environment_mount(struct tenant *t, const char *name, struct refusal *ret)
 		return refuse(ret, -ENOKEY, "L7", "%s is locked: keyctl unlock %s opens it", name, name);
 	if (t->workers.alive(t->workers.ctx, name))
 		return refuse(ret, -EALREADY, "", "%s is mounted already on %s", name, env.mountpoint);
-	return environment_bring_up(t, &env, ret);
+	if (accept_older && !accept_older[0])
+		return refuse(ret, -EINVAL, "", "the reason for accepting an older store is empty");
+	if (accept_older) {
+		rc = registry_env_forget_epoch(t->registry, name);
+		if (rc < 0)
+			return registry_refusal(rc, ret);
+		env.epoch = 0;
+		env.clean = false;
+	}
+	rc = environment_bring_up(t, &env, ret);
+	if (rc == 0 && accept_older)
+		snprintf(ret->text, sizeof(ret->text), "an older store is accepted: %.400s", accept_older);
+	return rc;
 }
 
 int environment_resume(struct tenant *t, const char *name, struct refusal *ret)

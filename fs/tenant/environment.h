@@ -72,7 +72,8 @@ struct environment_request {
 };
 int environment_create(struct tenant *t, const struct environment_request *request, struct refusal *ret) MUST_CHECK;
 int environment_get(struct tenant *t, const char *name, struct registry_env *ret_env, struct refusal *ret) MUST_CHECK;
-int environment_mount(struct tenant *t, const char *name, struct refusal *ret) MUST_CHECK;
+/* accept_older: why a store may be older than what was last mounted (a restored backup), for the audit log; NULL: it may not. */
+int environment_mount(struct tenant *t, const char *name, const char *accept_older, struct refusal *ret) MUST_CHECK;
 /* Mounts what the registry says is mounted and no worker serves: after a start of tdefsd or the death of a worker. */
 int environment_resume(struct tenant *t, const char *name, struct refusal *ret) MUST_CHECK;
 int environment_unmount(struct tenant *t, const char *name, bool force, struct refusal *ret) MUST_CHECK;

@@ -5,7 +5,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
-#define SCHEMA_VERSION 3
+#define SCHEMA_VERSION 4
 
 /* steps[n] brings a database of version n to n + 1. */
 static const char *const steps[SCHEMA_VERSION] = {
@@ -32,6 +32,8 @@ static const char *const steps[SCHEMA_VERSION] = {
 	"CREATE TABLE audit_pending (id INTEGER PRIMARY KEY, time INTEGER NOT NULL, uid INTEGER NOT NULL, role TEXT NOT NULL,"
 	" request TEXT NOT NULL, object TEXT NOT NULL) STRICT;"
 	"PRAGMA user_version = 3;",
+	"ALTER TABLE environment ADD COLUMN clean INTEGER NOT NULL DEFAULT 0;"
+	"PRAGMA user_version = 4;",
 };
 
 int registry_error(int rc)
@@ -156,7 +158,7 @@ int registry_open(const char *path, struct registry **ret)
 
 /* ---- environments ---- */
 
-#define ENV_COLUMNS "name, type, region, store, mountpoint, state, epoch, created, changed"
+#define ENV_COLUMNS "name, type, region, store, mountpoint, state, epoch, created, changed, clean"
 
 void column_text(sqlite3_stmt *st, int column, char *ret, size_t size)
 {
@@ -178,14 +180,15 @@ static void env_from_row(sqlite3_stmt *st, struct registry_env *ret)
 	ret->epoch = (uint64_t)sqlite3_column_int64(st, 6);
 	ret->created = sqlite3_column_int64(st, 7);
 	ret->changed = sqlite3_column_int64(st, 8);
+	ret->clean = sqlite3_column_int(st, 9) != 0;
 }
 
 int registry_env_add(struct registry *r, const struct registry_env *env)
 {
 	sqlite3_stmt *st;
 	int64_t now = clock_realtime_s();
-	int rc = registry_prepare(r, &st, "INSERT INTO environment (" ENV_COLUMNS ") VALUES (?,?,?,?,?,?,?,?,?)", "sssssiiii", env->name,
-		env->type, env->region, env->store, env->mountpoint, (int64_t)env->state, (int64_t)env->epoch, now, now);
+	int rc = registry_prepare(r, &st, "INSERT INTO environment (" ENV_COLUMNS ") VALUES (?,?,?,?,?,?,?,?,?,?)", "sssssiiiii", env->name,
+		env->type, env->region, env->store, env->mountpoint, (int64_t)env->state, (int64_t)env->epoch, now, now, (int64_t)env->clean);
 
 	return rc < 0 ? rc : registry_change(r, st, false);
 }
@@ -243,7 +246,23 @@ int registry_env_set_state(struct registry *r, const char *name, enum env_state 
 int registry_env_set_epoch(struct registry *r, const char *name, uint64_t epoch)
 {
 	sqlite3_stmt *st;
-	int rc = registry_prepare(r, &st, "UPDATE environment SET epoch = max(epoch, ?) WHERE name = ?", "is", (int64_t)epoch, name);
+	int rc = registry_prepare(r, &st, "UPDATE environment SET epoch = max(epoch, ?), clean = 0 WHERE name = ?", "is", (int64_t)epoch, name);
+
+	return rc < 0 ? rc : registry_change(r, st, true);
+}
+
+int registry_env_set_clean(struct registry *r, const char *name)
+{
+	sqlite3_stmt *st;
+	int rc = registry_prepare(r, &st, "UPDATE environment SET clean = 1 WHERE name = ?", "s", name);
+
+	return rc < 0 ? rc : registry_change(r, st, true);
+}
+
+int registry_env_forget_epoch(struct registry *r, const char *name)
+{
+	sqlite3_stmt *st;
+	int rc = registry_prepare(r, &st, "UPDATE environment SET epoch = 0, clean = 0 WHERE name = ?", "s", name);
 
 	return rc < 0 ? rc : registry_change(r, st, true);
 }

@@ -18,6 +18,7 @@ struct registry_env {
 	char store[1024], mountpoint[1024];
 	enum env_state state;
 	uint64_t epoch; /* the highest that its header was seen with */
+	bool clean;     /* that epoch ended cleanly */
 	int64_t created, changed; /* seconds since 1970 */
 };
 const char *env_state_name(enum env_state state);
@@ -34,7 +35,12 @@ int registry_env_get(struct registry *r, const char *name, struct registry_env *
 /* All, by name, in an array the caller frees. */
 int registry_env_list(struct registry *r, struct registry_env **ret, size_t *ret_n) MUST_CHECK;
 int registry_env_set_state(struct registry *r, const char *name, enum env_state state) MUST_CHECK;
+/* An epoch began. */
 int registry_env_set_epoch(struct registry *r, const char *name, uint64_t epoch) MUST_CHECK;
+/* The epoch ended cleanly. */
+int registry_env_set_clean(struct registry *r, const char *name) MUST_CHECK;
+/* Whatever the header says next is believed. */
+int registry_env_forget_epoch(struct registry *r, const char *name) MUST_CHECK;
 int registry_env_remove(struct registry *r, const char *name) MUST_CHECK;
 
 /* The audit log's rows; audit.h gives them meaning. */

@@ -95,13 +95,29 @@ print("%d kills, %d synced records, %d committed rows" % (KILLS, len(log_safe), 
 run(BIN + "/keyctl", "--socket", keeper.socket, "scrub", "env")
 equal(keeper.json("env", "show", "env")["refused"], 0, "nothing was taken for tampering")
 
-# The environment's header as it was an epoch ago: refused.
+# The registry remembers the epoch, and whether it ended cleanly. Put back are the header of an epoch ago, and the header from
+# while the last epoch lasted: with that one, slots and blocks of that time would pass for what a crash left.
+def put_back(header, why):
+    shutil.copy(header, env.store + "/tdefs.env")
+    done = keeper.keyctl("env", "mount", "env", ok=None)
+    check(done.returncode == 1 and "older" in done.stdout, why + ": " + done.stdout)
+
+
 shutil.copy(env.store + "/tdefs.env", base + "/old")
 env.remount()
+shutil.copy(env.store + "/tdefs.env", base + "/during")
 env.stop()
 shutil.copy(env.store + "/tdefs.env", base + "/new")
-shutil.copy(base + "/old", env.store + "/tdefs.env")
-done = keeper.keyctl("env", "mount", "env", ok=None)
-check(done.returncode == 1 and "older" in done.stdout, "an old header is refused: " + done.stdout)
+put_back(base + "/old", "the header of an epoch ago is refused")
+put_back(base + "/during", "the header from while the epoch lasted is refused")
 shutil.copy(base + "/new", env.store + "/tdefs.env")
 keeper.keyctl("env", "mount", "env")
+env.stop()
+put_back(base + "/old", "and again")
+done = keeper.keyctl("env", "mount", "env", "--accept-older", "", ok=None)
+check(done.returncode == 1 and "reason" in done.stdout, "no acceptance without a reason: " + done.stdout)
+keeper.keyctl("env", "mount", "env", "--accept-older", "the backup of Monday")
+check("the backup of Monday" in keeper.keyctl("audit").stdout, "the reason is in the audit log")
+with open(env.mnt + "/log", "rb") as f:
+    f.read()
+env.remount()                                     # from here on that is what is remembered
