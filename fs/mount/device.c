@@ -4,7 +4,8 @@
  * program is needed, and the INIT reply can be amended on its way out. Debian 12's libfuse 3.14 does not know
  * FUSE_HANDLE_KILLPRIV_V2; without it the kernel asks for security.capability at every write. With it the requests carry
  * a bit each that says when suid and sgid have to go, which that libfuse drops as well, so it is read here. Nor does it know
- * FUSE_TMPFILE; the request is a FUSE_CREATE but for its opcode, and passed on as one. */
+ * FUSE_TMPFILE; the request is a FUSE_CREATE but for its opcode, and passed on as one. And it cannot say that there are no file
+ * handles: ours would name inodes that the worker may have forgotten. */
 #include "mount/session.h"
 
 #include <linux/fuse.h>
@@ -13,7 +14,10 @@
 
 static _Thread_local bool kill_privileges, tmpfile_request;
 static uint64_t init_unique; /* of the INIT request; set before there is a second thread */
-static bool init_killpriv;   /* the kernel offered it */
+static bool init_killpriv, init_no_export; /* the kernel offered them */
+
+/* In flags2; linux/fuse.h of Linux 6.8, protocol 7.40. */
+#define NO_EXPORT_SUPPORT (1u << (38 - 32))
 
 static bool request_kills(const struct fuse_in_header *h, size_t len)
 {
@@ -49,6 +53,7 @@ static ssize_t device_read(int fd, void *buf, size_t len, void *userdata)
 
 		init_unique = h->unique;
 		init_killpriv = in->flags & FUSE_HANDLE_KILLPRIV_V2;
+		init_no_export = (size_t)n >= sizeof(*h) + sizeof(*in) && (in->flags & FUSE_INIT_EXT) && (in->flags2 & NO_EXPORT_SUPPORT);
 	}
 	return n;
 }
@@ -64,6 +69,10 @@ static ssize_t device_writev(int fd, struct iovec *iov, int count, void *userdat
 
 		if (init_killpriv)
 			out->flags |= FUSE_HANDLE_KILLPRIV_V2;
+		if (init_no_export) {
+			out->flags |= FUSE_INIT_EXT;
+			out->flags2 |= NO_EXPORT_SUPPORT;
+		}
 		init_unique = 0;
 	}
 	return writev(fd, iov, count);
