@@ -1,17 +1,22 @@
-"""The driver: systems and workloads in turn, medians, table, JSON, plot. Use run.sh."""
+"""The driver: systems and workloads in turn, medians and spread, costs. Use run.sh."""
 import argparse
-import json
+import mmap
 import os
 import re
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import costs
+import databases
+import peers
+import report
 import systems
 import workloads
+
+WORKLOADS = workloads.WORKLOADS + databases.WORKLOADS
 
 
 def memory_ext4():
@@ -20,73 +25,95 @@ def memory_ext4():
     os.chmod(base, 0o755)
     with open(base + "/image", "wb") as f:
         f.truncate(6 << 30)
-    systems.run("mkfs.ext4", "-q", "-F", "-m", "0", base + "/image")
+    systems.run("mkfs.ext4", "-q", "-F", "-m", "0", "-O", "encrypt", base + "/image")
     os.mkdir(base + "/fs")
     systems.run("mount", "-o", "loop", base + "/image", base + "/fs")
     return base, base + "/fs"
 
 
-def write_plot(result, path):
-    names = [s for s in result["systems"] if s != "ext4"]
-    with open(path + ".dat", "w") as f:
-        for row in result["rows"]:
-            f.write('"%s" %s\n' % (row["workload"], " ".join("%.3f" % row["ratio"].get(n, 0) for n in names)))
-    columns = ", ".join('"%s.dat" using %d:xtic(1) title "%s"' % (path, k + 2, n) for k, n in enumerate(names))
-    script = """set terminal svg size 1000,520 font "sans,11"; set output "%s"; set style data histograms; set style fill solid 0.8
-set xtics rotate by -40; set ylabel "ratio to bare ext4"; set yrange [0:*]; set grid ytics; set bmargin 12; plot %s""" % (path, columns)
-    subprocess.run(["gnuplot"], input=script, text=True, check=True)
-    os.unlink(path + ".dat")
+def touch_memory():
+    """A machine's memory, above all a virtual one's, is slow the first time it is used: that is not what is to be measured."""
+    with open("/proc/meminfo") as f:
+        available = int([line for line in f if line.startswith("MemAvailable")][0].split()[1]) << 10
+    mmap.mmap(-1, min(available // 2, 12 << 30), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE).close()
+
+
+def attempt(what, s, f, *arguments):
+    try:
+        return f(s, *arguments)
+    except (RuntimeError, OSError, ValueError, IndexError, AttributeError) as e:
+        print("%s on %s: %s" % (what, s.name, str(e)[-300:]), file=sys.stderr)
+        return None
+
+
+def measure(chosen, live, repeat, peer_repeat, quick):
+    rows = []
+    for name, unit, workload in chosen:
+        rates = {s.name: [] for s in live}
+        for turn in range(repeat):
+            for s in live:
+                if turn < (repeat if s.name in ("ext4", "tdefs", "tdefs-other") else peer_repeat):
+                    rate = attempt(name, s, workload, quick)
+                    rates[s.name] += [rate] if rate else []
+        middle = {n: statistics.median(r) for n, r in rates.items() if r}
+        rows.append({"workload": name, "unit": unit, "rate": middle, "rates": rates,
+                     "spread": {n: (max(r) - min(r)) / statistics.median(r) for n, r in rates.items() if r},
+                     "ratio": {n: m / middle["ext4"] for n, m in middle.items()} if "ext4" in middle else {}})
+        print("%-36s %9.0f %-8s" % (name, middle.get("ext4", 0), unit) +
+              "".join("  %s %5.2f" % (s.name, rows[-1]["ratio"].get(s.name, 0)) for s in live[1:]), flush=True)
+    return rows
+
+
+def measure_costs(chosen, live, quick):
+    rows = []
+    for name, unit, cost in chosen:
+        value = {s.name: attempt(name, s, cost, quick) for s in live}
+        rows.append({"cost": name, "unit": unit, "value": {n: v for n, v in value.items() if v is not None}})
+        print("%-40s %-8s" % (name, unit) + "".join("  %s %s" % (n, report.number(v)) for n, v in rows[-1]["value"].items()), flush=True)
+    return rows
 
 
 def main():
     p = argparse.ArgumentParser(prog="bench/run.sh", description=__doc__)
     p.add_argument("--bin", required=True, help=argparse.SUPPRESS)
-    p.add_argument("--quick", action="store_true", help="a tenth of the work, once")
+    p.add_argument("--quick", action="store_true", help="smaller and shorter, peers once: ten minutes with all of them")
     p.add_argument("--peers", action="store_true", help="other encrypters too, those that are installed")
-    p.add_argument("--workload", default="", help="those whose name matches this regular expression")
-    p.add_argument("--repeat", type=int, default=0)
+    p.add_argument("--workload", default="", help="those, and the costs, whose name matches this regular expression")
+    p.add_argument("--repeat", type=int, default=3)
     p.add_argument("--dir", help="an ext4 directory to work in instead of memory")
-    p.add_argument("--out", help="directory for result.json and result.svg")
+    p.add_argument("--other", metavar="BIN", help="the bin directory of another build of tdefs, to measure beside this one")
+    p.add_argument("--out", help="directory for result.json, result.md and result.svg")
     o = p.parse_args()
-    chosen = [w for w in workloads.WORKLOADS if re.search(o.workload, w[0])]
-    if not chosen:
-        sys.exit("no workload matches %s; there are:\n  %s" % (o.workload, "\n  ".join(w[0] for w in workloads.WORKLOADS)))
-    kinds = list(systems.BASE)
-    for peer in systems.PEERS if o.peers else []:
+    chosen = [w for w in WORKLOADS if re.search(o.workload, w[0])]
+    chosen_costs = [c for c in costs.COSTS if re.search(o.workload, c[0])]
+    if not chosen and not chosen_costs:
+        sys.exit("no workload matches %s; there are:\n  %s" % (o.workload, "\n  ".join(w[0] for w in WORKLOADS + costs.COSTS)))
+    kinds = [systems.Ext4, systems.Tdefs] + ([systems.other_build(o.other)] if o.other else [])
+    for peer in peers.PEERS if o.peers else []:
         print("left out: " + peer.missing(), file=sys.stderr) if peer.missing() else kinds.append(peer)
+    touch_memory()
     made, base = memory_ext4() if not o.dir else (None, tempfile.mkdtemp(prefix="tdefs-bench-", dir=o.dir))
     os.chmod(base, 0o755)
-    live, rows = [], []
+    live = []
     try:
         for kind in kinds:
-            live.append(kind(base, o.bin))
-        for name, unit, workload in chosen:
-            rates = {s.name: [] for s in live}
-            for _ in range(o.repeat or (1 if o.quick else 3)):
-                for s in live:
-                    try:
-                        rates[s.name].append(workload(s, o.quick))
-                    except (RuntimeError, OSError) as e:
-                        print("%s on %s: %s" % (name, s.name, str(e)[-300:]), file=sys.stderr)
-            middle = {n: statistics.median(r) for n, r in rates.items() if r}
-            row = {"workload": name, "unit": unit, "rate": middle, "spread": {n: (max(r) - min(r)) / statistics.median(r) for n, r in rates.items() if r},
-                   "ratio": {n: m / middle["ext4"] for n, m in middle.items()} if "ext4" in middle else {}}
-            rows.append(row)
-            print("%-36s %9.0f %-8s" % (name, middle.get("ext4", 0), unit) +
-                  "".join("  %s %5.2f" % (s.name, row["ratio"].get(s.name, 0)) for s in live[1:]), flush=True)
+            try:
+                live.append(kind(base, o.bin))
+            except (RuntimeError, OSError) as e:
+                if kind in (systems.Ext4, systems.Tdefs):
+                    raise
+                print("left out: %s: %s" % (kind.name, str(e)[-300:]), file=sys.stderr)
+        result = {"systems": [s.name for s in live], "quick": o.quick, "kernel": os.uname().release, "cpus": os.cpu_count(),
+                  "rows": measure(chosen, live, o.repeat, 1 if o.quick else o.repeat, o.quick),
+                  "costs": measure_costs(chosen_costs, live, o.quick)}
     finally:
         for s in live:
             s.end()
         if made:
             systems.run("umount", base)
         shutil.rmtree(made or base, ignore_errors=True)
-    result = {"systems": [s.name for s in live], "rows": rows}
     if o.out:
-        os.makedirs(o.out, exist_ok=True)
-        with open(o.out + "/result.json", "w") as f:
-            json.dump(result, f, indent=1)
-        if shutil.which("gnuplot"):
-            write_plot(result, o.out + "/result.svg")
+        report.write(result, o.out)
 
 
 main()

@@ -7,7 +7,7 @@ import time
 
 def run(*argv, **more):
     more.setdefault("stdin", subprocess.DEVNULL)
-    done = subprocess.run([str(a) for a in argv], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **more)
+    done = subprocess.run([str(a) for a in argv], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", **more)
     if done.returncode != 0:
         raise RuntimeError("%s: %d\n%s" % (" ".join(map(str, argv)), done.returncode, done.stdout))
     return done.stdout
@@ -47,9 +47,13 @@ class Ext4:
         subprocess.run(["chattr", "-i", self.dir], stderr=subprocess.DEVNULL)
         shutil.rmtree(self.dir, ignore_errors=True)
 
-    def worker(self):
-        """Process id of the file system's daemon, 0 for none."""
+    def daemon(self):
+        """Process id of what serves the directory, 0 for none."""
         return 0
+
+    def store(self):
+        """The directory that the bytes end up in."""
+        return self.dir
 
     @classmethod
     def missing(cls):
@@ -60,14 +64,16 @@ class Tdefs(Ext4):
     name = "tdefs"
 
     def start(self):
-        self.state = os.path.join(self.base, "tdefs.state")
+        self.state = os.path.join(self.base, self.name + ".state")
         os.makedirs(self.state + "/run")
         with open(self.state + "/conf", "w") as f:
             f.write('tenant = "bench";\nstate_dir = "%s";\nruntime_dir = "%s/run";\n' % (self.state, self.state))
         with open(self.state + "/log", "w") as log:
             self.keeper = subprocess.Popen([self.bin + "/tdefsd", "--config", self.state + "/conf", "--foreground"], stdin=subprocess.DEVNULL,
                                            stdout=log, stderr=log)
-        while not os.path.exists(self.state + "/run/keyctl.sock"):
+        for _ in range(200):
+            if os.path.exists(self.state + "/run/keyctl.sock"):
+                break
             time.sleep(0.05)
         self.keyctl("env", "create", "b", "--mountpoint", self.dir)
 
@@ -86,8 +92,11 @@ class Tdefs(Ext4):
                     raise
                 time.sleep(0.1)
 
-    def worker(self):
+    def daemon(self):
         return int([line for line in self.keyctl("env", "show", "b").splitlines() if line.startswith("Worker")][0].split()[-1])
+
+    def store(self):
+        return self.state + "/stores/b"
 
     def end(self):
         super().end()
@@ -96,58 +105,11 @@ class Tdefs(Ext4):
         shutil.rmtree(self.state, ignore_errors=True)
 
 
-class Fuse(Ext4):
-    """A peer that is one mount command over a lower directory."""
+def other_build(bin_dir):
+    """The tdefs of another build, to see what a change gives."""
+    class Other(Tdefs):
+        name = "tdefs-other"
 
-    def start(self):
-        self.lower = self.dir + ".lower"
-        os.mkdir(self.lower)
-        self.first()
-        self.mount()
-
-    def first(self):
-        pass
-
-    def unmount(self):
-        for _ in range(50):
-            if subprocess.run(["umount", self.dir], stderr=subprocess.DEVNULL).returncode == 0:
-                return
-            time.sleep(0.1)
-
-    def end(self):
-        super().end()
-        shutil.rmtree(self.lower, ignore_errors=True)
-
-    @classmethod
-    def missing(cls):
-        return None if shutil.which(cls.name) else "%s is not installed" % cls.name
-
-
-class Gocryptfs(Fuse):
-    name = "gocryptfs"
-
-    def first(self):
-        with open(self.dir + ".pw", "w") as f:
-            f.write("bench\n")
-        run("gocryptfs", "-q", "-init", "-passfile", self.dir + ".pw", self.lower)
-
-    def mount(self):
-        run("gocryptfs", "-q", "-allow_other", "-passfile", self.dir + ".pw", self.lower, self.dir)
-
-
-class Bindfs(Fuse):
-    """No encryption: what FUSE alone costs."""
-    name = "bindfs"
-
-    def mount(self):
-        run("bindfs", "--multithreaded", self.lower, self.dir)
-
-
-class Encfs(Fuse):
-    name = "encfs"
-
-    def mount(self):
-        run("encfs", "--standard", "--public", "--extpass=echo bench", self.lower, self.dir)
-
-
-BASE, PEERS = [Ext4, Tdefs], [Gocryptfs, Encfs, Bindfs]
+        def __init__(self, base, _):
+            super().__init__(base, bin_dir)
+    return Other

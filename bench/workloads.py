@@ -1,27 +1,31 @@
-"""What is measured. A workload is prepared once, runs, and gives a rate: higher is better."""
+"""What is measured of files. A workload is prepared once, runs, and gives a rate: higher is better. Databases: databases.py."""
 import json
 import os
-import pwd
 import shutil
-import sqlite3
 import subprocess
-import tempfile
 import time
 
 from systems import run
 
+HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+
+def file_size(quick):
+    return (64 if quick else 256) << 20
+
 
 def fio(system, quick, rw, bs, *more, size=None, runtime=None, jobs=1):
-    size = size or ("64m" if quick else "256m")
+    """MiB/s. runtime 0: once over the file."""
     timed = ["--time_based", "--runtime=%d" % (runtime or (2 if quick else 5))] if runtime != 0 else []
-    out = run("fio", "--name=w", "--filename=%s/fio" % system.dir, "--rw=" + rw, "--bs=" + bs, "--size=" + size, "--numjobs=%d" % jobs,
-              "--group_reporting", "--output-format=json", "--randrepeat=1", "--invalidate=0", *timed, *more)
+    out = run("fio", "--name=w", "--filename=%s/fio" % system.dir, "--rw=" + rw, "--bs=" + bs, "--size=%d" % (size or file_size(quick)),
+              "--numjobs=%d" % jobs, "--group_reporting", "--output-format=json", "--randrepeat=1", "--invalidate=0", "--fallocate=none",
+              *timed, *more)
     job = json.loads(out[out.index("{"):])["jobs"][0]
-    return (job["read"]["bw"] + job["write"]["bw"]) / 1024     # MiB/s
+    return (job["read"]["bw"] + job["write"]["bw"]) / 1024
 
 
 def laid_out(system, quick):
-    size = (64 if quick else 256) << 20
+    size = file_size(quick)
     path = system.dir + "/fio"
     if not os.path.exists(path) or os.path.getsize(path) != size:
         with open(path, "wb") as f:
@@ -37,11 +41,13 @@ def seq_write(s, quick):
     return fio(s, quick, "write", "1m", "--end_fsync=1", runtime=0)
 
 
-def cold(rw, bs, *more, runtime=None, jobs=1):
+def cold(rw, bs, jobs=1):
+    """Every block once, so that none is warm; jobs have a part of the file each."""
     def workload(s, quick):
         laid_out(s, quick)
         s.cold()
-        return fio(s, quick, rw, bs, *more, runtime=runtime, jobs=jobs)
+        part = file_size(quick) // jobs
+        return fio(s, quick, rw, bs, "--offset_increment=%d" % part, size=part, runtime=0, jobs=jobs)
     return workload
 
 
@@ -88,7 +94,9 @@ class Small:
             if self.step == "create":
                 return rate
         if self.step == "delete":
-            return self.each(os.unlink, s, quick), shutil.rmtree(s.dir + "/small")
+            rate = self.each(os.unlink, s, quick)
+            shutil.rmtree(s.dir + "/small")
+            return rate
         if self.step.endswith("cold"):
             s.cold()
 
@@ -100,80 +108,44 @@ class Small:
         return self.each(os.stat if self.step == "stat cold" else read, s, quick)
 
 
-def sqlite_inserts(s, quick):
-    path = s.dir + "/sqlite.db"
-    for end in ("", "-wal", "-shm", "-journal"):
-        if os.path.exists(path + end):
-            os.unlink(path + end)
-    db = sqlite3.connect(path, isolation_level=None)
-    db.execute("PRAGMA synchronous = FULL")
-    db.execute("CREATE TABLE t (k INTEGER PRIMARY KEY, b BLOB)")
-    start, n = time.monotonic(), 0
-    while time.monotonic() - start < (1.5 if quick else 4):
-        db.execute("INSERT INTO t VALUES (?, randomblob(500))", (n,))
-        n += 1
-    db.close()
-    return n / (time.monotonic() - start)
-
-
-class Pgbench:
-    clusters = {}
+class Tree:
+    """A source tree: this one's sources, several times over, as one archive that is made once."""
+    archive = None
+    files = 0
 
     def __init__(self, step):
         self.step = step
 
-    def do(self, s, *argv):
-        user = pwd.getpwnam("postgres")
-
-        def become():
-            os.setgid(user.pw_gid)
-            os.setuid(user.pw_uid)
-        return run(*argv, preexec_fn=become, cwd="/", env=dict(os.environ, PGHOST=self.clusters[s.name], PGUSER="postgres", LC_ALL="C"))
-
-    def start(self, s):
-        self.do(s, "pg_ctl", "-D", s.dir + "/pg/data", "-l", self.clusters[s.name] + "/log", "-w", "start", "-o",
-                "-k %s -c listen_addresses=''" % self.clusters[s.name])
-
-    def stop(self, s):
-        self.do(s, "pg_ctl", "-D", s.dir + "/pg/data", "-m", "fast", "-w", "stop")
-
-    def init(self, s, quick):
-        os.chmod(s.dir, 0o755)
-        shutil.rmtree(s.dir + "/pg", ignore_errors=True)
-        os.mkdir(s.dir + "/pg")
-        self.clusters[s.name] = tempfile.mkdtemp(prefix="tdefs-bench-pg-")
-        for path in (s.dir + "/pg", self.clusters[s.name]):
-            shutil.chown(path, "postgres", "postgres")
-        self.do(s, "initdb", "-D", s.dir + "/pg/data", "--auth=trust", "-U", "postgres", "--locale=C", "--encoding=UTF8")
-        with open(s.dir + "/pg/data/postgresql.conf", "a") as f:
-            f.write("shared_buffers = '64MB'\nmax_wal_size = '1GB'\n")
-        self.start(s)
-        scale = 5 if quick else 20
-        start = time.monotonic()
-        self.do(s, "pgbench", "-i", "-q", "-s", scale, "postgres")
-        rate = scale * 100000 / (time.monotonic() - start)
-        self.stop(s)
-        return rate
+    @classmethod
+    def make(cls, base, quick):
+        top = os.path.join(base, "tree")
+        for k in range(4 if quick else 20):
+            for part in ("fs", "keyctl", "conf", "tests", "bench"):
+                shutil.copytree("%s/%s" % (HERE, part), "%s/%d/%s" % (top, k, part), ignore=shutil.ignore_patterns("__pycache__"))
+        cls.files = sum(len(names) for _, _, names in os.walk(top))
+        cls.archive = top + ".tar"
+        run("tar", "-C", base, "-cf", cls.archive, "tree")
+        shutil.rmtree(top)
 
     def __call__(self, s, quick):
-        if self.step == "init":
-            return self.init(s, quick)
-        if s.name not in self.clusters:
-            self.init(s, quick)
-        if self.step == "read-only cold":
+        if not self.archive:
+            self.make(s.base, quick)
+        if self.step == "unpack":
+            shutil.rmtree(s.dir + "/tree", ignore_errors=True)
+        elif not os.path.exists(s.dir + "/tree"):
+            run("tar", "-C", s.dir, "-xf", self.archive)
+        if self.step == "search":
             s.cold()
-        self.start(s)
-        options = [] if self.step == "read-write" else ["-S"]
-        if self.step == "read-only warm":
-            self.do(s, "pgbench", "-n", "-S", "-c", 4, "-j", 2, "-T", 2, "postgres")
-        out = self.do(s, "pgbench", "-n", *options, "-c", 4, "-j", 2, "-T", 3 if quick else 8, "postgres")
-        self.stop(s)
-        return float([line for line in out.splitlines() if line.startswith("tps =")][0].split()[2])
+        argv = {"unpack": ["tar", "-C", s.dir, "-xf", self.archive], "search": ["grep", "-rc", "nobody writes this", s.dir + "/tree"],
+                "remove": ["rm", "-r", s.dir + "/tree"]}[self.step]
+        start = time.monotonic()
+        subprocess.run(argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, check=self.step != "search")
+        return self.files / (time.monotonic() - start)
 
 
 WORKLOADS = [
     ("sequential write + fsync", "MiB/s", seq_write),
-    ("sequential read cold", "MiB/s", cold("read", "1m", runtime=0)),
+    ("sequential read cold", "MiB/s", cold("read", "1m")),
     ("random 8k read cold", "MiB/s", cold("randread", "8k")),
     ("random 8k read cold, 4 jobs", "MiB/s", cold("randread", "8k", jobs=4)),
     ("random 8k read warm", "MiB/s", warm("randread", "8k")),
@@ -185,10 +157,8 @@ WORKLOADS = [
     ("small files: stat cold", "files/s", Small("stat cold")),
     ("small files: read cold", "files/s", Small("read cold")),
     ("small files: read warm", "files/s", Small("read warm")),
-    ("small files: delete", "files/s", lambda s, quick: Small("delete")(s, quick)[0]),
-    ("SQLite insert, synchronous=FULL", "tps", sqlite_inserts),
-    ("pgbench init", "rows/s", Pgbench("init")),
-    ("pgbench read-write, 4 clients", "tps", Pgbench("read-write")),
-    ("pgbench read-only warm", "tps", Pgbench("read-only warm")),
-    ("pgbench read-only cold", "tps", Pgbench("read-only cold")),
+    ("small files: delete", "files/s", Small("delete")),
+    ("source tree: unpack", "files/s", Tree("unpack")),
+    ("source tree: search cold", "files/s", Tree("search")),
+    ("source tree: remove", "files/s", Tree("remove")),
 ]

@@ -13,7 +13,7 @@ libjansson-dev libseccomp-dev"
 TEST="clang libclang-rt-14-dev libcmocka-dev python3 python3-cryptography acl attr util-linux mount e2fsprogs procps openssl strace"
 ENGINES="sqlite3 postgresql-15 mariadb-server lmdb-utils python3-lmdb git rsync tar"
 TOKENS="softhsm2"
-BENCH="fio postgresql-15 sqlite3 gnuplot-nox e2fsprogs gocryptfs encfs bindfs"
+BENCH="fio postgresql-15 sqlite3 mariadb-server sysbench gnuplot-nox e2fsprogs gocryptfs securefs cryfs encfs bindfs"
 
 list=0
 if [ "${1:-}" = --list ]; then

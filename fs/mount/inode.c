@@ -25,7 +25,7 @@ int inode_table_init(struct inode_table *t, struct volume *v)
 {
 	struct stat st;
 
-	*t = (struct inode_table){.v = v, .bucket_count = BUCKETS_MIN};
+	*t = (struct inode_table){.name_changes = 1, .v = v, .bucket_count = BUCKETS_MIN};
 	t->crowd = SIZE_MAX;
 	pthread_mutex_init(&t->lock, NULL);
 	pthread_mutex_init(&t->seal_lock, NULL);
@@ -112,6 +112,22 @@ void inode_ref(struct inode_table *t, struct inode *i)
 	pthread_mutex_unlock(&t->lock);
 }
 
+#define IDLE_MAX 1024u /* some 3 KiB and a descriptor each */
+
+static void inode_not_idle_locked(struct inode_table *t, struct inode *i)
+{
+	if (i->idle)
+		atomic_fetch_sub(&t->idle, 1);
+	i->idle = false;
+}
+
+static void inode_close_content_locked(struct inode_table *t, struct inode *i)
+{
+	inode_not_idle_locked(t, i);
+	content_close(i->content);
+	i->content = NULL;
+}
+
 void inode_put(struct inode_table *t, struct inode *i, uint64_t refs)
 {
 	pthread_mutex_lock(&t->lock);
@@ -121,10 +137,8 @@ void inode_put(struct inode_table *t, struct inode *i, uint64_t refs)
 		i->refs = 1;
 		pthread_mutex_unlock(&t->lock);
 		pthread_mutex_lock(&i->lock);
-		if (i->opens == 0) {
-			content_close(i->content);
-			i->content = NULL;
-		}
+		if (i->opens == 0 && i->content)
+			inode_close_content_locked(t, i);
 		pthread_mutex_unlock(&i->lock);
 		pthread_mutex_lock(&t->lock);
 		i->refs--;
@@ -176,6 +190,7 @@ int inode_open_with(struct inode_table *t, struct inode *i, int fd_arg, struct c
 		rc = fd < 0 ? fd : content_open(t->v, TAKE_FD(fd), &i->content);
 	}
 	if (rc == 0) {
+		inode_not_idle_locked(t, i);
 		i->opens++;
 		atomic_fetch_add(&t->opens, 1);
 		*ret = i->content;
@@ -228,11 +243,31 @@ static void inode_restore_mtime_locked(struct inode *i)
 		(void)!io_utimensat(i->fd, "", (struct timespec[2]){{0, UTIME_OMIT}, i->mtime}, AT_EMPTY_PATH);
 }
 
-void inode_restore_mtime(struct inode *i)
+void inode_changed(struct inode_table *t, struct inode *i)
 {
+	atomic_fetch_add(i ? &i->changes : &t->name_changes, 1);
+}
+
+int inode_sync(struct inode_table *t, struct inode *i, struct content *c, bool data_only)
+{
+	uint64_t changes = atomic_load(&i->changes), names = atomic_load(&t->name_changes);
+
+	if (data_only)
+		return content_sync(c, true);
 	pthread_mutex_lock(&i->lock);
-	inode_restore_mtime_locked(i);
+	bool whole = i->synced != changes || i->synced_names != names;
+	/* What moved by the kernel's clock it has said before. Less than a tick can wait for the release. */
+	if (whole)
+		inode_restore_mtime_locked(i);
 	pthread_mutex_unlock(&i->lock);
+	int rc = content_sync(c, !whole);
+	if (rc < 0 || !whole)
+		return rc;
+	pthread_mutex_lock(&i->lock);
+	i->synced = changes;
+	i->synced_names = names;
+	pthread_mutex_unlock(&i->lock);
+	return 0;
 }
 
 void inode_release(struct inode_table *t, struct inode *i)
@@ -241,8 +276,11 @@ void inode_release(struct inode_table *t, struct inode *i)
 	pthread_mutex_lock(&i->lock);
 	/* One that changed waits for inode_seal_all, or for the kernel to forget it. */
 	if (--i->opens == 0 && !content_is_changed(i->content)) {
-		content_close(i->content);
-		i->content = NULL;
+		i->idle = true;
+		i->idle_long = false;
+		content_rest(i->content);
+		if (atomic_fetch_add(&t->idle, 1) >= IDLE_MAX)
+			inode_close_content_locked(t, i);
 	}
 	if (i->opens == 0)
 		inode_restore_mtime_locked(i);
@@ -292,7 +330,10 @@ void inode_seal_all(struct inode_table *t)
 
 		/* An open of ours keeps the content where it is between the two steps. */
 		pthread_mutex_lock(&i->lock);
-		struct content *c = i->content;
+		if (i->idle && i->idle_long)
+			inode_close_content_locked(t, i);
+		i->idle_long = true;
+		struct content *c = i->idle ? NULL : i->content;
 		if (c)
 			i->opens++;
 		pthread_mutex_unlock(&i->lock);

@@ -20,6 +20,8 @@ struct inode {
 	pthread_mutex_t lock;
 	struct content *content; /* of a regular file, once it was opened; lock */
 	unsigned opens;        /* lock */
+	bool idle;             /* has a content that nobody has open and that needs no seal; lock */
+	bool idle_long;        /* since before the last round of the sealer; lock */
 	struct dir_id id;      /* of a directory; lock */
 	bool has_id;           /* lock */
 	struct timespec mtime; /* of a regular file, as the kernel has it; lock */
@@ -28,6 +30,8 @@ struct inode {
 	atomic_bool touched;   /* the lower file was written since mtime was set */
 	atomic_uint_fast64_t cached_ns; /* when the kernel last read into its page cache, CLOCK_MONOTONIC */
 	atomic_bool told_long; /* the kernel believes the attributes that it has for long */
+	atomic_uint_fast64_t changes;    /* to attributes */
+	uint64_t synced, synced_names;   /* changes, and the table's to names, that the last fsync made durable; lock */
 	signed char default_acl; /* of a directory: 1 has one, 0 has none, -1 not asked yet; lock */
 };
 
@@ -41,6 +45,8 @@ struct inode_table {
 	pthread_cond_t crowded;     /* with lock */
 	bool ending;                /* lock */
 	atomic_uint_fast64_t opens; /* of all */
+	atomic_uint idle;           /* inodes that are */
+	atomic_uint_fast64_t name_changes; /* renames, links and unlinks */
 	struct inode *root;
 };
 
@@ -58,6 +64,7 @@ int inode_dir_id(struct inode_table *t, struct inode *i, struct dir_id *ret) MUS
 int inode_open(struct inode_table *t, struct inode *i, struct content **ret) MUST_CHECK;
 /* The same with a descriptor for reading and writing that is there already, and is taken; -1 for none. */
 int inode_open_with(struct inode_table *t, struct inode *i, int fd, struct content **ret) MUST_CHECK;
+/* The content of the last release stays for a while: small files are opened again and again. */
 void inode_release(struct inode_table *t, struct inode *i);
 /* i was just made in dir, whose lock the kernel holds: attributes come to it only from a default ACL. */
 void inode_made(struct inode *i, struct inode *dir);
@@ -66,8 +73,12 @@ void inode_mtime(struct inode *i, struct timespec *mtime);
 /* utimensat(2): ts[1] of a regular file is never UTIME_NOW. */
 int inode_set_times(struct inode *i, const struct timespec ts[2]) MUST_CHECK;
 void inode_touch(struct inode *i);
-void inode_restore_mtime(struct inode *i);
-/* Seals what changed since the last time, and closes what nobody has open. */
+/* fsync(2), data_only fdatasync(2), of the content that i has open. Where nothing but bytes changed since the last fsync it is
+ * an fdatasync below: mtime, which each write moves there, would cost a flush for the lower file system's journal. */
+int inode_sync(struct inode_table *t, struct inode *i, struct content *c, bool data_only) MUST_CHECK;
+/* Told of each change to i's attributes, or with NULL to a name: from then on fsync(2) has more than bytes to sync. */
+void inode_changed(struct inode_table *t, struct inode *i);
+/* Seals what changed since the last time, and closes what nobody has opened since then. */
 void inode_seal_all(struct inode_table *t);
 /* Calls fn for each inode, with a reference held and no lock. */
 void inode_each(struct inode_table *t, void (*fn)(void *ctx, struct inode *i), void *ctx);

@@ -204,10 +204,9 @@ static void file_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t s
 
 static void file_fsync(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_file_info *fi)
 {
-	/* What moved by the kernel's clock it has said before. */
-	if (!datasync)
-		inode_restore_mtime(ops_inode(ops_session(req), ino));
-	ops_reply_error(req, content_sync(file_content(fi), datasync));
+	struct session *s = ops_session(req);
+
+	ops_reply_error(req, inode_sync(&s->inodes, ops_inode(s, ino), file_content(fi), datasync));
 }
 
 static void file_fallocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t off, off_t len, struct fuse_file_info *fi)

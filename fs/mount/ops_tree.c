@@ -149,6 +149,7 @@ void ops_kill_privileges(fuse_req_t req, struct inode *i)
 			(void)!io_chmod(i->fd, less);
 	}
 	(void)!xattr_remove(ops_session(req)->v, i->fd, i->type, "security.capability");
+	inode_changed(&ops_session(req)->inodes, i);
 }
 
 /* ---- session ---- */
@@ -324,6 +325,7 @@ static void tree_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int 
 		rc = io_fstatat(i->fd, "", &st, AT_EMPTY_PATH);
 	if (rc == 0)
 		rc = ops_attr(s, i, &st, &out, &timeout);
+	inode_changed(&s->inodes, i);
 	if (rc < 0)
 		ops_reply_error(req, rc);
 	else
@@ -428,6 +430,7 @@ static void tree_link(fuse_req_t req, fuse_ino_t ino, fuse_ino_t parent, const c
 	}
 	if (rc == 0)
 		rc = dir_link(s->v, ops_inode(s, ino)->fd, dir->fd, &id, name);
+	inode_changed(&s->inodes, NULL);
 	tree_reply_entry(req, s, dir, name, rc);
 }
 
@@ -438,7 +441,10 @@ static void tree_unlink(fuse_req_t req, fuse_ino_t parent, const char *name)
 	struct dir_id id;
 	int rc = inode_dir_id(&s->inodes, dir, &id);
 
-	ops_reply_error(req, rc < 0 ? rc : dir_unlink(s->v, dir->fd, &id, name));
+	if (rc == 0)
+		rc = dir_unlink(s->v, dir->fd, &id, name);
+	inode_changed(&s->inodes, NULL);
+	ops_reply_error(req, rc);
 }
 
 static void tree_rmdir(fuse_req_t req, fuse_ino_t parent, const char *name)
@@ -475,7 +481,10 @@ static void tree_rename(fuse_req_t req, fuse_ino_t parent, const char *name, fus
 		rc = tree_before_move(s, dir, &id, name);
 	if (rc == 0 && (flags & RENAME_EXCHANGE))
 		rc = tree_before_move(s, dir2, &id2, name2);
-	ops_reply_error(req, rc < 0 ? rc : dir_rename(s->v, dir->fd, &id, name, dir2->fd, &id2, name2, flags));
+	if (rc == 0)
+		rc = dir_rename(s->v, dir->fd, &id, name, dir2->fd, &id2, name2, flags);
+	inode_changed(&s->inodes, NULL);
+	ops_reply_error(req, rc);
 }
 
 /* ---- reading directories ---- */
@@ -630,6 +639,7 @@ static void tree_setxattr(fuse_req_t req, fuse_ino_t ino, const char *name, cons
 	pthread_mutex_lock(&i->lock);
 	i->default_acl = -1;
 	pthread_mutex_unlock(&i->lock);
+	inode_changed(&s->inodes, i);
 	ops_reply_error(req, rc);
 }
 
@@ -642,6 +652,7 @@ static void tree_removexattr(fuse_req_t req, fuse_ino_t ino, const char *name)
 	pthread_mutex_lock(&i->lock);
 	i->default_acl = -1;
 	pthread_mutex_unlock(&i->lock);
+	inode_changed(&s->inodes, i);
 	ops_reply_error(req, rc);
 }
 

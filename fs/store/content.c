@@ -265,6 +265,11 @@ void content_close(struct content *c)
 	free(c);
 }
 
+void content_rest(struct content *c)
+{
+	content_crypto_drop(c);
+}
+
 int content_fd(const struct content *c)
 {
 	return c->fd;
@@ -305,7 +310,7 @@ int content_read_blocks(struct content *c, struct block_crypto *bc, uint64_t blk
 	uint8_t entries[BLOCK_SIZE];
 	int rc;
 
-	if (blk % GROUP_BLOCKS == 0 && n > GROUP_BLOCKS / 2) {
+	if (blk % GROUP_BLOCKS == 0) {
 		struct iovec iov[] = {{entries, BLOCK_SIZE}, {buf, n * (size_t)BLOCK_SIZE}};
 
 		rc = io_preadv_full(c->fd, iov, 2, extent_tag_off(blk), NULL);

@@ -169,11 +169,87 @@ static void inode_sealed_while_times_are_set_keeps_them(void **state)
 	fixture_end(&f);
 }
 
+/* ---- what fsync asks of the disk ---- */
+
+struct syncs {
+	unsigned whole, data;
+};
+
+static int count_syncs(void *ctx, struct io_event *ev)
+{
+	struct syncs *n = ctx;
+
+	n->whole += ev->op == IO_FSYNC;
+	n->data += ev->op == IO_FDATASYNC;
+	return 0;
+}
+
+static void inode_fsync_syncs_attributes_only_where_they_changed(void **state)
+{
+	struct fixture f;
+	struct syncs n = {0};
+	struct io_hook hook = {.before = count_syncs, .ctx = &n};
+	struct content *c;
+
+	(void)state;
+	fixture_begin(&f);
+	assert_int_equal(store_file(f.v, "f", true, &c), 0);
+	content_close(c);
+	struct inode *i = fixture_lookup(&f, "f");
+	assert_int_equal(inode_open(&f.t, i, &c), 0);
+	io_set_hook(&hook);
+	/* The first, and the first after each change to attributes or names. */
+	for (unsigned k = 0; k < 3; k++) {
+		for (unsigned again = 0; again < 5; again++) {
+			assert_int_equal(content_write(c, "abc", 3, again), 0);
+			inode_touch(i);
+			assert_int_equal(inode_sync(&f.t, i, c, false), 0);
+			assert_int_equal(n.whole, k + 1);
+		}
+		assert_int_equal(n.data, 4 * (k + 1));
+		inode_changed(&f.t, k ? NULL : i);
+	}
+	assert_int_equal(inode_sync(&f.t, i, c, true), 0);
+	assert_int_equal(n.whole, 3);
+	io_set_hook(NULL);
+	inode_release(&f.t, i);
+	inode_put(&f.t, i, 1);
+	fixture_end(&f);
+}
+
+static void inode_idle_content_stays_until_the_second_seal(void **state)
+{
+	struct content *c, *again;
+	struct fixture f;
+
+	(void)state;
+	fixture_begin(&f);
+	assert_int_equal(store_file(f.v, "f", true, &c), 0);
+	content_close(c);
+	struct inode *i = fixture_lookup(&f, "f");
+	assert_int_equal(inode_open(&f.t, i, &c), 0);
+	inode_release(&f.t, i);
+	assert_ptr_equal(i->content, c);
+	inode_seal_all(&f.t);
+	assert_int_equal(inode_open(&f.t, i, &again), 0);
+	assert_ptr_equal(again, c);
+	inode_release(&f.t, i);
+	inode_seal_all(&f.t);
+	assert_non_null(i->content);
+	inode_seal_all(&f.t);
+	assert_null(i->content);
+	assert_int_equal(f.t.idle, 0);
+	inode_put(&f.t, i, 1);
+	fixture_end(&f);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(inode_forgotten_while_looked_up_has_one_content),
 		cmocka_unit_test(inode_sealed_while_times_are_set_keeps_them),
+		cmocka_unit_test(inode_fsync_syncs_attributes_only_where_they_changed),
+		cmocka_unit_test(inode_idle_content_stays_until_the_second_seal),
 	};
 
 	return cmocka_run_group_tests_name("inode", tests, NULL, NULL);
