@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/stat.h>
 
 #define NAME_MAX_LEN 63u
 
@@ -114,13 +115,19 @@ int check_store(const char *path, char **ret_path, struct refusal *ret)
 void mountpoint_guard(const char *path, bool on)
 {
 	CLEANUP_CLOSE int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	int flags;
+	struct stat st;
+	int flags, rc = fd < 0 ? 0 : ioctl(fd, FS_IOC_GETFLAGS, &flags);
 
-	if (fd < 0 || ioctl(fd, FS_IOC_GETFLAGS, &flags) < 0)
+	if (fd < 0)
 		return;
-	int wanted = on ? flags | FS_IMMUTABLE_FL : flags & ~FS_IMMUTABLE_FL;
-	if (wanted != flags)
-		(void)!ioctl(fd, FS_IOC_SETFLAGS, &wanted);
+	if (rc == 0) {
+		int wanted = on ? flags | FS_IMMUTABLE_FL : flags & ~FS_IMMUTABLE_FL;
+
+		rc = wanted == flags ? 0 : ioctl(fd, FS_IOC_SETFLAGS, &wanted);
+	}
+	/* NFS and FUSE, say, have no such flag; there nobody but root writes. */
+	if (rc < 0 && fstat(fd, &st) == 0)
+		(void)!fchmod(fd, on ? st.st_mode & 07555 : st.st_mode | 0200);
 }
 
 static int remove_one(const char *path, const struct stat *st, int type, struct FTW *ftw)

@@ -116,6 +116,7 @@ int environment_remove(struct tenant *t, const struct registry_env *env, struct 
 int check_name(const char *what, const char *name, struct refusal *ret) MUST_CHECK;
 int check_mountpoint(const char *path, const char *store, char **ret_path, struct refusal *ret) MUST_CHECK;
 int check_store(const char *path, char **ret_path, struct refusal *ret) MUST_CHECK;
-/* The empty directory under a mount takes no files while nothing is mounted (FS_IMMUTABLE_FL, best effort). */
+/* The empty directory under a mount takes no files while nothing is mounted: FS_IMMUTABLE_FL, or no bit for writing in its mode
+ * where the file system has no such flag. Best effort. */
 void mountpoint_guard(const char *path, bool on);
 int store_remove(const char *path) MUST_CHECK;
