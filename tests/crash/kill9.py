@@ -1,4 +1,5 @@
-"""Worker, keeper, or both killed at random moments under load: what was acknowledged is there afterwards. Then an old header is put
+"""Worker, keeper, or both killed at random moments under load, that of SQLite and PostgreSQL among it: the engines recover, and what
+was acknowledged is there afterwards. Then an old header is put
 back, which the keeper's memory of epochs refuses."""
 import os
 import random
@@ -10,7 +11,7 @@ import sys
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), "../lib"))
 from tdefs import *
 
-KILLS = 150 if os.environ.get("TDEFS_LONG") else 9
+KILLS = 300 if LONG else 15
 base = scratch()
 allow_in_log("not left clean")
 seed = random.randrange(1 << 32)
@@ -42,6 +43,55 @@ for k in range(int(sys.argv[2]), 1000000000):
 '''
 
 
+class PostgreSQL:
+    """A cluster on the environment; none of it outlives a death of the worker."""
+
+    def __init__(self, data):
+        self.data, self.sockets = data, tempfile.mkdtemp(prefix="tdefs-pg-")
+        undo(shutil.rmtree, self.sockets, True)
+        shutil.chown(self.sockets, "postgres")
+        os.mkdir(data)
+        shutil.chown(data, "postgres")
+        self.do("initdb", "-D", data, "-k", "--no-sync", "--locale=C")
+        self.settings = "-c listen_addresses='' -c unix_socket_directories=%s -c checkpoint_timeout=30s" % self.sockets
+        self.pids, self.safe = [], set()
+        undo(self.end)
+
+    def how(self, **more):
+        return dict(more, preexec_fn=as_user("postgres"), cwd="/", env=dict(os.environ, LC_ALL="C", PGHOST=self.sockets, PGUSER="postgres"))
+
+    def do(self, *argv, **more):
+        return run(*argv, **self.how(**more))
+
+    def start(self):
+        log = open(self.sockets + "/start", "a")
+        self.do("pg_ctl", "-D", self.data, "-w", "-l", self.sockets + "/log", "-o", self.settings, "start", stdout=log, stderr=log)
+        with open(self.data + "/postmaster.pid") as f:
+            self.pids = [int(f.readline())]
+
+    def write(self, first):
+        """Commits row after row; the rows come back as they are safe."""
+        with open(self.sockets + "/rows", "w") as f:
+            f.write("create table if not exists t (k integer primary key, b text);\n")
+            f.writelines("insert into t values (%d, repeat('%d ', 300)) returning k;\n" % (k, k) for k in range(first, first + 5000))
+        return subprocess.Popen(["psql", "-X", "-q", "-A", "-t", "-d", "postgres", "-f", self.sockets + "/rows"],
+                                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, **self.how())
+
+    def end(self):
+        for pid in self.pids + [int(p) for p in run("pgrep", "-P", self.pids[0], ok=None).stdout.split()] if self.pids else []:
+            try:
+                os.kill(pid, signal.SIGKILL)
+                wait_for(lambda: not os.path.exists("/proc/%d" % pid), "the server's end")
+            except ProcessLookupError:
+                pass
+        self.pids = []
+
+    def check(self, where):
+        rows = {int(k) for k in self.do("psql", "-X", "-q", "-A", "-t", "-d", "postgres", "-c", "select k from t").stdout.split()}
+        check(self.safe <= rows, "%s: committed rows are gone: %s" % (where, sorted(self.safe - rows)[:5]))
+        return max(rows) + 1
+
+
 def writer(source, path, first):
     return subprocess.Popen([sys.executable, "-c", source, path, str(first)], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                             stderr=subprocess.DEVNULL, text=True)
@@ -50,12 +100,18 @@ def writer(source, path, first):
 log_next = sql_next = 1
 log_safe = {}                                     # record number -> acknowledged
 sql_safe = set()
+need("initdb", "pg_ctl", "psql")
+pg = PostgreSQL(env.mnt + "/pg")
+pg.start()
+pg_next = 1
 for kill in range(KILLS):
     writers = [writer(LOG, env.mnt + "/log", log_next), writer(SQL, env.mnt + "/db", sql_next)]
-    seen = [writers[0].stdout.readline(), writers[1].stdout.readline()]
+    writers.append(pg.write(pg_next))
+    seen = [w.stdout.readline() for w in writers]
     time.sleep(random.random() * 0.3)             # the moment is random, nothing depends on it
     what = ("worker", "keeper", "both")[kill % 3]
     pid = keeper.json("env", "show", "env")["pid"] if what != "keeper" else 0
+    lives = what == "keeper"
     if what != "worker":
         keeper.process.kill()
         keeper.process.wait()
@@ -74,6 +130,9 @@ for kill in range(KILLS):
     for k in done[0]:
         log_safe[k] = True
     sql_safe.update(done[1])
+    pg.safe.update(done[2])
+    if not lives:
+        pg.end()
     wait_for(lambda: keeper.json("env", "show", "env")["state"] == "mounted" and mounted(env.mnt) and os.path.exists(env.mnt + "/log"),
              "the environment after the %s was killed" % what)
     with open(env.mnt + "/log", "rb") as f:
@@ -89,9 +148,15 @@ for kill in range(KILLS):
     there = {row[0] for row in db.execute("SELECT k FROM t")}
     check(sql_safe <= there, "kill %d of %s: committed rows are gone: %s" % (kill, what, sorted(sql_safe - there)[:5]))
     db.close()
+    if not lives:
+        pg.start()
+    pg_next = pg.check("kill %d of %s" % (kill, what))
     log_next = max([*log_safe, *counted, 0]) + 1
     sql_next = max(there | {0}) + 1
-print("%d kills, %d synced records, %d committed rows" % (KILLS, len(log_safe), len(sql_safe)))
+print("%d kills, %d synced records, %d rows committed to SQLite, %d to PostgreSQL, none lost" % (
+    KILLS, len(log_safe), len(sql_safe), len(pg.safe)))
+pg.do("pg_ctl", "-D", env.mnt + "/pg", "-m", "fast", "-w", "stop")
+pg.do("pg_checksums", "--check", "-D", env.mnt + "/pg")
 run(BIN + "/keyctl", "--socket", keeper.socket, "scrub", "env")
 equal(keeper.json("env", "show", "env")["refused"], 0, "nothing was taken for tampering")
 
