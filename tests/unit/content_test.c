@@ -1,5 +1,6 @@
 /* content: against a model in memory, under flips, faults and threads. */
 #include "store.h"
+#include "store/content_internal.h"
 
 #include <linux/falloc.h>
 #include <pthread.h>
@@ -525,9 +526,77 @@ static void content_threads_tear_no_block(void **state)
 	test_remove(dir);
 }
 
+/* A file whose regions no longer suffice when it is sealed: what is overwritten while the seal's sync runs is in flux afterwards. */
+static void content_blocks_sealed_meanwhile_can_be_marked(void **state)
+{
+	const uint64_t last = ((uint64_t)SLOT_REGIONS << REGION_SHIFT_MIN) + 1000;
+	uint8_t data[BLOCK_SIZE] = {1};
+	struct content *c = NULL;
+	char dir[64];
+
+	(void)state;
+	test_dir(dir);
+	char *store = str_format("%s/store", dir);
+	store_create(store);
+	struct volume *v = store_open(store);
+	assert_int_equal(store_file(v, "large", true, &c), 0);
+	assert_int_equal(content_write(c, data, sizeof(data), last * BLOCK_SIZE), 0);
+	assert_true(content_seal_begin(c));
+	assert_int_equal(content_sync(c, true), 0);
+	data[0] = 2;
+	assert_int_equal(content_write(c, data, sizeof(data), last * BLOCK_SIZE), 0);
+	content_seal_finish(c, 0);
+	assert_true(content_in_flux(c, last));
+	assert_false(content_in_flux(c, 0));
+	content_close(c);
+	assert_int_equal(volume_close(v), 0);
+	/* And one that a clean end sealed. */
+	v = store_open(store);
+	assert_int_equal(store_file(v, "large", false, &c), 0);
+	assert_false(content_in_flux(c, last));
+	assert_int_equal(content_write(c, data, sizeof(data), last * BLOCK_SIZE), 0);
+	assert_true(content_in_flux(c, last));
+	content_close(c);
+	assert_int_equal(volume_close(v), 0);
+	free(store);
+	test_remove(dir);
+}
+
+/* Power fails after a file was made a terabyte long: that is not filled with entries. */
+static void content_large_hole_recovers_as_a_hole(void **state)
+{
+	uint8_t data[BLOCK_SIZE], zeros[BLOCK_SIZE] = {0};
+	struct content *c = NULL;
+	struct stat st;
+	char dir[64];
+
+	(void)state;
+	test_dir(dir);
+	char *store = str_format("%s/store", dir);
+	store_create(store);
+	struct volume *v = store_open(store);
+	assert_int_equal(store_file(v, "sparse", true, &c), 0);
+	assert_int_equal(content_truncate(c, UINT64_C(1) << 40), 0);
+	v->options.read_only = true; /* as a crash would end it: no slot, no clean flag */
+	content_close(c);
+	assert_int_equal(volume_close(v), 0);
+	v = store_open(store);
+	assert_int_equal(store_file(v, "sparse", false, &c), 0);
+	assert_int_equal(content_size(c), UINT64_C(1) << 40);
+	assert_int_equal(fstat(content_fd(c), &st), 0);
+	assert_true(st.st_blocks < 2048);
+	assert_int_equal(content_read(c, data, sizeof(data), (UINT64_C(1) << 40) - BLOCK_SIZE), BLOCK_SIZE);
+	assert_memory_equal(data, zeros, BLOCK_SIZE);
+	content_close(c);
+	assert_int_equal(volume_close(v), 0);
+	free(store);
+	test_remove(dir);
+}
+
 int main(void)
 {
-	const struct CMUnitTest tests[] = {cmocka_unit_test(content_random_operations_match_a_model),
+	const struct CMUnitTest tests[] = {cmocka_unit_test(content_blocks_sealed_meanwhile_can_be_marked),
+		cmocka_unit_test(content_large_hole_recovers_as_a_hole), cmocka_unit_test(content_random_operations_match_a_model),
 		cmocka_unit_test(content_last_block_filled_up_keeps_its_size), cmocka_unit_test(content_flipped_bit_is_refused), cmocka_unit_test(content_failed_sync_poisons),
 		cmocka_unit_test(content_later_part_first_stays_dense), cmocka_unit_test(content_gap_that_stays_is_a_hole),
 		cmocka_unit_test(content_failed_extension_leaves_what_others_wrote_behind_it),
