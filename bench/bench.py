@@ -82,13 +82,14 @@ def main():
     p.add_argument("--repeat", type=int, default=3)
     p.add_argument("--dir", help="an ext4 directory to work in instead of memory")
     p.add_argument("--other", metavar="BIN", help="the bin directory of another build of tdefs, to measure beside this one")
+    p.add_argument("--set", metavar="TEXT", help="the same with these lines in its configuration, as 'mount: { threads = 2; };'")
     p.add_argument("--out", help="directory for result.json, result.md and result.svg")
     o = p.parse_args()
     chosen = [w for w in WORKLOADS if re.search(o.workload, w[0])]
     chosen_costs = [c for c in costs.COSTS if re.search(o.workload, c[0])]
     if not chosen and not chosen_costs:
         sys.exit("no workload matches %s; there are:\n  %s" % (o.workload, "\n  ".join(w[0] for w in WORKLOADS + costs.COSTS)))
-    kinds = [systems.Ext4, systems.Tdefs] + ([systems.other_build(o.other)] if o.other else [])
+    kinds = [systems.Ext4, systems.Tdefs] + ([systems.other_tdefs(o.other, o.set)] if o.other or o.set else [])
     for peer in peers.PEERS if o.peers else []:
         print("left out: " + peer.missing(), file=sys.stderr) if peer.missing() else kinds.append(peer)
     touch_memory()

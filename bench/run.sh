@@ -1,11 +1,13 @@
 #!/bin/bash
 # run.sh: how fast tdefs is, beside bare ext4 and, where wanted, other encrypters, in one run on one file system.
 #
-#   sudo bench/run.sh [--quick] [--peers] [--workload REGEX] [--repeat N] [--dir DIR] [--other BIN] [--out DIR]
+#   sudo bench/run.sh [--quick] [--peers] [--workload REGEX] [--repeat N] [--dir DIR] [--other BIN]
+#       [--set TEXT] [--out DIR]
 #
 # Makes an ext4 on a loop device in memory (or uses DIR, an ext4 directory), runs every workload on each system in turn,
 # N times (3; --quick: peers once), and prints medians as ratios to ext4, then what they cost. --other measures another
-# build of tdefs beside this one. --out keeps result.json, the tables as result.md and, with gnuplot, result.svg.
+# build of tdefs beside this one, --set one with other settings. --out keeps result.json, the tables as result.md and,
+# with gnuplot, result.svg.
 # bench/README.md has the aims, what was measured, and what was tried.
 set -eu
 

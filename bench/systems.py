@@ -61,13 +61,13 @@ class Ext4:
 
 
 class Tdefs(Ext4):
-    name = "tdefs"
+    name, settings = "tdefs", ""
 
     def start(self):
         self.state = os.path.join(self.base, self.name + ".state")
         os.makedirs(self.state + "/run")
         with open(self.state + "/conf", "w") as f:
-            f.write('tenant = "bench";\nstate_dir = "%s";\nruntime_dir = "%s/run";\n' % (self.state, self.state))
+            f.write('tenant = "bench";\nstate_dir = "%s";\nruntime_dir = "%s/run";\n%s\n' % (self.state, self.state, self.settings))
         with open(self.state + "/log", "w") as log:
             self.keeper = subprocess.Popen([self.bin + "/tdefsd", "--config", self.state + "/conf", "--foreground"], stdin=subprocess.DEVNULL,
                                            stdout=log, stderr=log)
@@ -105,11 +105,11 @@ class Tdefs(Ext4):
         shutil.rmtree(self.state, ignore_errors=True)
 
 
-def other_build(bin_dir):
-    """The tdefs of another build, to see what a change gives."""
+def other_tdefs(bin_dir, text):
+    """tdefs of another build, or with other settings, to see what a change gives."""
     class Other(Tdefs):
-        name = "tdefs-other"
+        name, settings = "tdefs-other", text or ""
 
-        def __init__(self, base, _):
-            super().__init__(base, bin_dir)
+        def __init__(self, base, this_bin):
+            super().__init__(base, bin_dir or this_bin)
     return Other

@@ -9,7 +9,7 @@ struct config {
 	char *platform_key;  /* state_dir/platform.key */
 	char *tenant_admin, *vault_admin, *platform_operator, *auditor; /* Unix groups; empty: nobody */
 	bool root_is_all;
-	int threads;
+	int threads, spin_us;
 	uint64_t activation_interval_ns, lock_after_key_change_ns, unlock_after_lock_ns, delete_locked_after_ns, delete_warning_ns,
 		confirm_text_ns; /* guard.* */
 	uint64_t seal_interval_ns, lock_timeout_ns, restart_delay_ns;

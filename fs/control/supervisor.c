@@ -133,9 +133,10 @@ static void mount_detach(struct supervisor *s, const char *mountpoint)
 
 static pid_t worker_spawn(const struct supervisor *s, const struct registry_env *env, const char *socket)
 {
-	char threads[16], interval[32];
+	char threads[16], spin[16], interval[32];
 
 	snprintf(threads, sizeof(threads), "%d", s->config->threads);
+	snprintf(spin, sizeof(spin), "%d", s->config->spin_us);
 	duration_format(s->config->seal_interval_ns, interval, sizeof(interval));
 	pid_t pid = fork();
 	if (pid != 0)
@@ -151,7 +152,7 @@ static pid_t worker_spawn(const struct supervisor *s, const struct registry_env 
 		dup2(null, STDOUT_FILENO);
 	}
 	execl(s->worker, s->worker, "--name", env->name, "--store", env->store, "--mountpoint", env->mountpoint, "--socket", socket,
-		"--threads", threads, "--seal-interval", interval, (char *)NULL);
+		"--threads", threads, "--spin-us", spin, "--seal-interval", interval, (char *)NULL);
 	_exit(127);
 }
 

@@ -14,6 +14,7 @@ static const char usage[] =
 	"Usage: tdefs-mount --name NAME --store DIR --mountpoint DIR --socket PATH [options]\n"
 	"Serves one tdefs environment over FUSE. Started by tdefsd, which sends the key over the socket.\n\n"
 	"  --threads N            threads that serve requests (4)\n"
+	"  --spin-us N            microseconds to look out for the next request before sleeping (50)\n"
 	"  --seal-interval TIME   between two rounds of sealing, as 30s\n"
 	"  --read-only            mount read-only\n"
 	"  --help\n";
@@ -22,9 +23,9 @@ int main(int argc, char **argv)
 {
 	static const struct option options[] = {{"name", required_argument, NULL, 'n'}, {"store", required_argument, NULL, 's'},
 		{"mountpoint", required_argument, NULL, 'm'}, {"socket", required_argument, NULL, 'S'},
-		{"threads", required_argument, NULL, 't'}, {"seal-interval", required_argument, NULL, 'i'},
+		{"threads", required_argument, NULL, 't'}, {"spin-us", required_argument, NULL, 'u'}, {"seal-interval", required_argument, NULL, 'i'},
 		{"read-only", no_argument, NULL, 'r'}, {"help", no_argument, NULL, 'h'}, {0}};
-	struct worker_arguments a = {.mount = {.threads = 4, .seal_interval_ns = UINT64_C(30000000000)}};
+	struct worker_arguments a = {.mount = {.threads = 4, .spin_us = 50, .seal_interval_ns = UINT64_C(30000000000)}};
 	int option;
 
 	while ((option = getopt_long(argc, argv, "", options, NULL)) != -1) {
@@ -45,6 +46,13 @@ int main(int argc, char **argv)
 			a.mount.threads = (unsigned)strtoul(optarg, NULL, 10);
 			if (a.mount.threads < 1 || a.mount.threads > 256) {
 				fprintf(stderr, "tdefs-mount: --threads takes 1 to 256, not %s\n", optarg);
+				return 2;
+			}
+			break;
+		case 'u':
+			a.mount.spin_us = (unsigned)strtoul(optarg, NULL, 10);
+			if (a.mount.spin_us > 10000) {
+				fprintf(stderr, "tdefs-mount: --spin-us takes 0 to 10000, not %s\n", optarg);
 				return 2;
 			}
 			break;

@@ -13,6 +13,7 @@
 
 struct mount_options {
 	unsigned threads;           /* that serve requests */
+	unsigned spin_us;           /* how long one of them looks out for the next before it sleeps */
 	uint64_t seal_interval_ns;  /* between two rounds of the sealer */
 	bool read_only;
 };
