@@ -22,7 +22,7 @@ static const struct command commands[] = {
 	{"lock", "NAME [--dry-run]", 1, NULL, "d", env_lock},
 	{"unlock", "NAME", 1, "unmount at once, wipe its key; bring it back", "", env_unlock},
 	{"rotate", "NAME", 1, NULL, "", env_rotate},
-	{"scrub", "NAME", 1, "new key, files move to it; verify every block", "", report_scrub},
+	{"scrub", "NAME [--repair]", 1, "new key, files move to it; verify every block", "R", report_scrub},
 	{"key generate", "NAME --out FILE.pfx", 1, "make a key, save its file", "ropP", key_generate},
 	{"key upload", "NAME FILE", 2, "bring a .pfx or .byok", "rpP", key_upload},
 	{"key list", "", 0, NULL, "", key_list},
@@ -40,7 +40,7 @@ static const struct option long_options[] = {{"socket", required_argument, NULL,
 	{"region", required_argument, NULL, 'r'}, {"force", no_argument, NULL, 'f'}, {"confirm", required_argument, NULL, 'c'},
 	{"dry-run", no_argument, NULL, 'd'}, {"accept-older", required_argument, NULL, 'A'},
 	{"key", required_argument, NULL, 'k'}, {"out", required_argument, NULL, 'o'}, {"password-file", required_argument, NULL, 'p'},
-	{"password-fd", required_argument, NULL, 'P'}, {"verify", no_argument, NULL, 'v'}, {0}};
+	{"password-fd", required_argument, NULL, 'P'}, {"verify", no_argument, NULL, 'v'}, {"repair", no_argument, NULL, 'R'}, {0}};
 
 static void usage(FILE *f)
 {
@@ -85,7 +85,7 @@ int main(int argc, char **argv)
 	while ((option = getopt_long(argc, argv, "", long_options, NULL)) != -1) {
 		size_t n = strlen(given);
 
-		if (n + 1 < sizeof(given) && strchr("mstrfcdvkopPA", option)) {
+		if (n + 1 < sizeof(given) && strchr("mstrfcdvkopPAR", option)) {
 			given[n] = (char)option;
 			given[n + 1] = '\0';
 		}
@@ -139,6 +139,9 @@ int main(int argc, char **argv)
 			break;
 		case 'v':
 			o.verify = true;
+			break;
+		case 'R':
+			o.repair = true;
 			break;
 		case 'h':
 			usage(stdout);

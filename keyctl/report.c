@@ -1,6 +1,8 @@
 /* report: what people look at: status, scrub, audit. */
 #include "keyctl/keyctl.h"
 
+#include "base/progress.h"
+
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
@@ -125,39 +127,52 @@ enum status report_status(const struct options *o, char **arguments)
 	return status;
 }
 
+static json_t *scrub_findings; /* so far */
+
+static void scrub_progress(const json_t *answer)
+{
+	struct progress p = {.done = (uint64_t)number_of(answer, "bytes"), .total = (uint64_t)number_of(answer, "total_bytes"),
+		.files = (uint64_t)number_of(answer, "files"), .total_files = (uint64_t)number_of(answer, "total_files"),
+		.bad = (uint64_t)number_of(answer, "bad")};
+
+	json_array_extend(scrub_findings, json_object_get(answer, "findings"));
+	progress_show(&p, !json_is_true(json_object_get(answer, "running")));
+}
+
+static void scrub_print(const char *name, const json_t *answer)
+{
+	const json_t *finding;
+	size_t k;
+
+	json_array_foreach(scrub_findings, k, finding) printf("%s (%s): %s\n", text_of(finding, "path"), text_of(finding, "store_path"),
+		text_of(finding, "text"));
+	printf("%s: %lld files, %lld blocks verified, %lld damaged\n", name, number_of(answer, "files"), number_of(answer, "blocks"),
+		number_of(answer, "bad"));
+}
+
+/* Follows the scrub to its end; ending keyctl does not end it. */
 enum status report_scrub(const struct options *o, char **arguments)
 {
-	const struct timespec pause = {0, 100000000};
-	bool start = true, terminal = isatty(STDERR_FILENO), running = true;
-	json_t *answer = NULL;
-	enum status status = STATUS_DONE;
+	json_t *answer = NULL, *parameters = json_pack("{ss sb sb}", "name", arguments[0], "start", 1, "repair", o->repair);
+	struct client_call call = {.method = "EnvScrub", .parameters = parameters, .progress = scrub_progress};
 
-	while (status == STATUS_DONE && running) {
-		json_decref(answer);
-		status = client_call(o, "EnvScrub", json_pack("{ss sb}", "name", arguments[0], "start", start), &answer);
-		running = status == STATUS_DONE && json_is_true(json_object_get(answer, "running"));
-		start = false;
-		if (terminal && status == STATUS_DONE)
-			fprintf(stderr, "\r%lld files, %lld MiB, %lld damaged", number_of(answer, "files"),
-				number_of(answer, "blocks") / 256, number_of(answer, "bad"));
-		if (running)
-			nanosleep(&pause, NULL);
-	}
-	if (terminal)
-		fputc('\n', stderr);
+	scrub_findings = json_array();
+	enum status status = client_call_with(o, &call, &answer);
 	if (status == STATUS_DONE) {
-		long long bad = number_of(answer, "bad");
-
+		scrub_progress(answer);
+		json_object_set(answer, "findings", scrub_findings);
 		if (o->json)
 			client_print_json(answer);
 		else
-			printf("%s: %lld files, %lld blocks verified, %lld damaged\n", arguments[0], number_of(answer, "files"),
-				number_of(answer, "blocks"), bad);
+			scrub_print(arguments[0], answer);
 		if (text_of(answer, "error")[0])
 			status = client_error(STATUS_FAILED, "the scrub ended early: %s", text_of(answer, "error"));
-		else if (bad)
-			status = client_error(STATUS_FAILED, "damage was found: the worker's log names each file and block");
+		else if (number_of(answer, "bad"))
+			status = client_error(STATUS_FAILED, "damage was found: %s",
+				o->repair ? "what is not repaired above is for tdefs-fsck --repair, unmounted"
+					  : "keyctl scrub --repair writes copies again; tdefs-fsck --repair, unmounted, does more");
 	}
+	json_decref(scrub_findings);
 	json_decref(answer);
 	return status;
 }

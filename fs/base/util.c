@@ -206,3 +206,39 @@ char *str_format(const char *format, ...)
 	va_end(ap);
 	return text;
 }
+
+/* Bytes of the UTF-8 sequence (RFC 3629) that text begins with; 0: none. */
+static size_t utf8_length(const unsigned char *text)
+{
+	size_t n = text[0] < 0x80 ? 1 : text[0] >= 0xc2 && text[0] < 0xe0 ? 2 : text[0] >= 0xe0 && text[0] < 0xf0 ? 3 : text[0] >= 0xf0 && text[0] < 0xf5 ? 4 : 0;
+
+	for (size_t k = 1; k < n; k++)
+		if ((text[k] & 0xc0) != 0x80)
+			return 0;
+	/* Longer than it need be, a surrogate, or past U+10FFFF. */
+	if ((text[0] == 0xe0 && text[1] < 0xa0) || (text[0] == 0xed && text[1] >= 0xa0) || (text[0] == 0xf0 && text[1] < 0x90) ||
+		(text[0] == 0xf4 && text[1] >= 0x90))
+		return 0;
+	return n;
+}
+
+char *str_printable(const char *text)
+{
+	const unsigned char *p = (const unsigned char *)text;
+	char *ret = malloc(4 * strlen(text) + 1), *out = ret;
+
+	while (ret && *p) {
+		size_t n = utf8_length(p);
+
+		if (n == 0 || *p < 0x20 || *p == 0x7f) {
+			out += sprintf(out, "\\x%02x", *p++);
+		} else {
+			memcpy(out, p, n);
+			out += n;
+			p += n;
+		}
+	}
+	if (ret)
+		*out = '\0';
+	return ret;
+}

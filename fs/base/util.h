@@ -75,3 +75,6 @@ int64_t clock_realtime_s(void);
 
 /* printf into new memory; NULL only when out of memory. The caller frees. */
 char *str_format(const char *format, ...) PRINTF(1, 2);
+/* Names may be any bytes: those that are no part of valid UTF-8, and control characters, become \xNN. The caller frees; NULL only
+ * when out of memory. */
+char *str_printable(const char *text);

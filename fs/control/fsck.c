@@ -1,15 +1,16 @@
-/* tdefs-fsck: verifies a store that is not mounted, whole: header, directory ids, names, links, every block. Changes
- * nothing: what a crash left in flux is accepted as the next mount would accept it. */
+/* tdefs-fsck: verifies a store that is not mounted, whole: header, directory ids, names, links, attributes, every block. Without
+ * --repair it changes nothing: what a crash left in flux is accepted as the next mount would accept it. */
 #include "base/io.h"
 #include "base/log.h"
+#include "base/progress.h"
 #include "control/wire.h"
-#include "store/content.h"
-#include "store/scrub.h"
+#include "store/repair.h"
 #include "vault/pfx.h"
 #include "vault/platform_key.h"
 
 #include <fcntl.h>
 #include <getopt.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -17,51 +18,171 @@
 
 static const char usage[] =
 	"Usage: tdefs-fsck STORE --key-from SOCKET|FILE [--password-file F]\n"
-	"Verifies an unmounted store, whole, and changes nothing.\n\n"
-	"  --key-from SOCKET   tdefsd's socket: it hands the key to root, unless the environment is locked\n"
-	"  --key-from FILE     the platform key, or the tenant key's .pfx, that wraps its environment key\n"
+	"                  [--repair [--yes]] [--json]\n"
+	"Verifies an unmounted store, whole. Changes nothing without --repair.\n\n"
+	"  --key-from SOCKET   tdefsd's socket: it hands the key to root, unless the\n"
+	"                      environment is locked\n"
+	"  --key-from FILE     the platform key, or the tenant key's .pfx, that wraps its\n"
+	"                      environment key\n"
 	"  --password-file F   of the .pfx\n"
+	"  --repair            writes ids and long names again from their copies, names\n"
+	"                      what has lost its name, and moves what cannot be read to\n"
+	"                      STORE/quarantine. Nothing is deleted\n"
+	"  --yes               do not ask before\n"
+	"  --json              one JSON object on stdout\n"
 	"  --help\n\n"
-	"Exit status: 0 everything verifies, 1 damage was found, 2 wrong usage, 3 the store cannot be opened.\n";
+	"Exit status: 0 everything verifies, 1 damage was found (with --repair: is left),\n"
+	"2 wrong usage, 3 the store cannot be opened.\n";
 
 struct check {
 	struct volume *v;
-	uint64_t files, blocks, holes, damaged;
+	bool repair, json;
+	uint64_t repaired, left;
+	json_t *findings;
+	struct scrub scrub;
+	pthread_mutex_t lock;
+	pthread_cond_t ended;
+	bool over; /* lock */
 };
 
-static void check_damaged(void *ctx, int error, const char *lower, const char *plain)
+static void check_report(struct check *c, const struct scrub_finding *f)
 {
-	struct check *c = ctx;
+	CLEANUP_FREE char *path = str_printable(f->plain[0] ? f->plain : "/");
+	uint64_t weight = scrub_weight(f);
+	char text[200];
 
-	c->damaged++;
-	printf("damaged: %s (%s): %s\n", plain[0] ? plain : "/", lower, strerror(-error));
+	if (f->done)
+		c->repaired += weight;
+	else
+		c->left += weight;
+	scrub_describe(f, text, sizeof(text));
+	if (c->json)
+		json_array_append_new(c->findings, json_pack("{ss ss ss ss sb sI sI}", "kind", scrub_kind_name(f->kind), "text", text, "path",
+							   path ? path : "", "store_path", f->lower, "repaired", f->done != NULL, "block",
+							   (json_int_t)f->block, "count", (json_int_t)f->count));
+	else
+		printf("%s%s (%s): %s\n", isatty(STDOUT_FILENO) ? "\r\033[K" : "", path ? path : "", f->lower, text);
 }
 
-static int check_file(void *ctx, int fd, const struct stat *st, const char *lower, const char *plain)
+static void check_repaired(void *ctx, const struct scrub_finding *f)
+{
+	check_report(ctx, f);
+}
+
+static void check_found(void *ctx, const struct scrub_finding *f)
 {
 	struct check *c = ctx;
-	struct content_check result;
+	struct scrub_finding told = *f;
+	char as[64], done[100], text[160];
+
+	if (c->repair && (f->kind == SCRUB_FILE || f->kind == SCRUB_TARGET)) {
+		scrub_describe(f, text, sizeof(text));
+		int rc = repair_quarantine(c->v, f->lower, text, as);
+
+		snprintf(done, sizeof(done), "moved to %s", as);
+		if (rc == 0)
+			told.done = done;
+		else
+			fprintf(stderr, "tdefs-fsck: %s cannot be moved to quarantine: %s\n", f->lower, strerror(-rc));
+	}
+	check_report(c, &told);
+}
+
+static int check_with(void *ctx, int fd, const struct stat *st, int (*fn)(void *arg, struct content *content), void *arg)
+{
+	struct check *c = ctx;
 	struct content *content = NULL;
-	int copy = io_reopen(fd, O_RDONLY);
+	int copy = io_reopen(fd, c->repair ? O_RDWR : O_RDONLY);
 	int rc = copy < 0 ? copy : content_open(c->v, copy, &content);
 
 	(void)st;
 	if (rc == 0)
-		rc = content_verify(content, &result);
+		rc = fn(arg, content);
 	content_close(content);
-	c->files++;
-	if (rc < 0) {
-		check_damaged(ctx, rc, lower, plain);
-		return 0;
+	return rc;
+}
+
+static void check_show(struct check *c, bool last)
+{
+	progress_show(&(struct progress){.done = c->scrub.bytes, .total = c->scrub.total_bytes, .files = c->scrub.files,
+			      .total_files = c->scrub.total_files, .bad = c->scrub.bad}, last);
+}
+
+static void *check_watch(void *arg)
+{
+	struct check *c = arg;
+	struct timespec until;
+
+	pthread_mutex_lock(&c->lock);
+	while (!c->over) {
+		check_show(c, false);
+		clock_gettime(CLOCK_REALTIME, &until);
+		until.tv_sec++;
+		pthread_cond_timedwait(&c->ended, &c->lock, &until);
 	}
-	c->blocks += result.good + result.bad;
-	c->holes += result.holes;
-	if (result.bad) {
-		c->damaged += result.bad;
-		printf("damaged: %s (%s): %llu blocks, the first is %llu\n", plain, lower, (unsigned long long)result.bad,
-			(unsigned long long)result.first_bad);
+	pthread_mutex_unlock(&c->lock);
+	return NULL;
+}
+
+/* The whole store; 0, or why it was not. */
+static int check_all(struct check *c)
+{
+	pthread_t thread;
+	int rc = c->repair ? repair_tree(c->v, check_repaired, c) : 0;
+
+	if (rc < 0)
+		return rc;
+	c->scrub.v = c->v;
+	c->scrub.repair = c->repair;
+	c->scrub.with = check_with;
+	c->scrub.found = check_found;
+	c->scrub.ctx = c;
+	bool watched = isatty(STDERR_FILENO) && pthread_create(&thread, NULL, check_watch, c) == 0;
+	rc = scrub_run(&c->scrub);
+	pthread_mutex_lock(&c->lock);
+	c->over = true;
+	pthread_cond_signal(&c->ended);
+	pthread_mutex_unlock(&c->lock);
+	if (watched) {
+		pthread_join(thread, NULL);
+		check_show(c, true);
 	}
-	return 0;
+	return rc;
+}
+
+static void check_print(const struct check *c, bool clean, const char *error)
+{
+	if (c->json) {
+		json_t *answer = json_pack("{sI sI sI sI sI sI sb ss sO}", "files", (json_int_t)c->scrub.files, "blocks", (json_int_t)c->scrub.blocks,
+			"holes", (json_int_t)c->scrub.holes, "bytes", (json_int_t)c->scrub.bytes, "repaired", (json_int_t)c->repaired, "damaged",
+			(json_int_t)c->left, "clean", clean, "error", error, "findings", c->findings);
+
+		json_dumpf(answer, stdout, JSON_INDENT(2));
+		putchar('\n');
+		json_decref(answer);
+		return;
+	}
+	if (error[0])
+		fprintf(stderr, "tdefs-fsck: the walk ended early: %s\n", error);
+	printf("%llu files, %llu blocks, %llu holes, ", (unsigned long long)c->scrub.files, (unsigned long long)c->scrub.blocks,
+		(unsigned long long)c->scrub.holes);
+	if (c->repair)
+		printf("%llu repaired, ", (unsigned long long)c->repaired);
+	printf("%llu damaged; %s\n", (unsigned long long)c->left, clean ? "clean" : "not unmounted cleanly");
+}
+
+static bool check_confirmed(bool yes)
+{
+	char line[16] = "";
+
+	if (yes)
+		return true;
+	if (!isatty(STDIN_FILENO)) {
+		fputs("tdefs-fsck: --repair changes the store: say so with --yes\n", stderr);
+		return false;
+	}
+	fputs("Repairing changes the store. A copy of it made before is the safest way back. Type yes to go on: ", stderr);
+	return fgets(line, sizeof(line), stdin) && strcmp(line, "yes\n") == 0;
 }
 
 static int complain(int error, const char *what)
@@ -155,23 +276,36 @@ static int key_from_file(const char *store, const char *path, const char *passwo
 
 int main(int argc, char **argv)
 {
-	static const struct option options[] = {{"key-from", required_argument, NULL, 'k'},
-		{"password-file", required_argument, NULL, 'p'}, {"help", no_argument, NULL, 'h'}, {0}};
+	static const struct option options[] = {{"key-from", required_argument, NULL, 'k'}, {"password-file", required_argument, NULL, 'p'},
+		{"repair", no_argument, NULL, 'r'}, {"yes", no_argument, NULL, 'y'}, {"json", no_argument, NULL, 'j'},
+		{"help", no_argument, NULL, 'h'}, {0}};
 	const char *key_file = NULL, *password_file = NULL;
-	struct check c = {0};
+	struct check c = {.lock = PTHREAD_MUTEX_INITIALIZER, .ended = PTHREAD_COND_INITIALIZER};
+	bool yes = false;
 	struct stat st;
 	int option;
 
 	while ((option = getopt_long(argc, argv, "", options, NULL)) != -1) {
-		if (option == 'h') {
+		switch (option) {
+		case 'h':
 			fputs(usage, stdout);
 			return 0;
-		}
-		if (option == 'k') {
+		case 'k':
 			key_file = optarg;
-		} else if (option == 'p') {
+			break;
+		case 'p':
 			password_file = optarg;
-		} else {
+			break;
+		case 'r':
+			c.repair = true;
+			break;
+		case 'y':
+			yes = true;
+			break;
+		case 'j':
+			c.json = true;
+			break;
+		default:
 			fputs(usage, stderr);
 			return 2;
 		}
@@ -183,6 +317,8 @@ int main(int argc, char **argv)
 			fputs(usage, stderr);
 		return 2;
 	}
+	if (c.repair && !check_confirmed(yes))
+		return 2;
 	log_open("tdefs-fsck", LOG_LEVEL_INFO, false);
 	struct env_key *ek = secret_init(1u << 18) < 0 ? NULL : KEY_NEW(struct env_key);
 	int rc = !ek			 ? complain(-ENOMEM, "no memory for keys")
@@ -192,7 +328,7 @@ int main(int argc, char **argv)
 		KEY_FREE(ek);
 		return 3;
 	}
-	rc = volume_open(argv[optind], ek, &(struct volume_options){.read_only = true}, &c.v);
+	rc = volume_open(argv[optind], ek, &(struct volume_options){.read_only = !c.repair}, &c.v);
 	KEY_FREE(ek);
 	if (rc < 0) {
 		fprintf(stderr, "tdefs-fsck: %s cannot be opened: %s\n", argv[optind],
@@ -203,11 +339,13 @@ int main(int argc, char **argv)
 					    : strerror(-rc));
 		return 3;
 	}
-	bool clean = c.v->header.clean;
-	rc = scrub_walk(c.v, &(struct scrub_visitor){check_file, check_damaged, NULL, &c});
-	if (volume_close(c.v) < 0 || rc < 0)
-		fprintf(stderr, "tdefs-fsck: the walk ended early: %s\n", strerror(-rc));
-	printf("%llu files, %llu blocks, %llu holes, %llu damaged; %s\n", (unsigned long long)c.files, (unsigned long long)c.blocks,
-		(unsigned long long)c.holes, (unsigned long long)c.damaged, clean ? "clean" : "not unmounted cleanly");
-	return rc < 0 || c.damaged ? 1 : 0;
+	bool clean = c.repair ? c.v->header.unclean_count == 0 : c.v->header.clean;
+	c.findings = json_array();
+	rc = check_all(&c);
+	int closed = volume_close(c.v);
+	if (rc == 0)
+		rc = closed;
+	check_print(&c, clean, rc < 0 ? strerror(-rc) : "");
+	json_decref(c.findings);
+	return rc < 0 || c.left ? 1 : 0;
 }

@@ -241,34 +241,77 @@ static int do_env_rotate(struct request *rq)
 	return rc < 0 ? rc : reply_environment(rq, name);
 }
 
+#define SCRUB_PAGE 50u
+#define SCRUB_POLL_NS 200000000
+
+/* One look at a scrub: how far it is, and its findings from *from on, which is counted up. */
+static int scrub_look(struct request *rq, const char *name, uint32_t flag, uint64_t *from, struct link_status *ret, json_t *reply)
+{
+	struct link_message m = {.type = LINK_SCRUB, .flag = flag};
+	json_t *findings = json_array();
+	int rc = rq->k->tenant.workers.alive(rq->k->tenant.workers.ctx, name)
+			 ? supervisor_call(&rq->k->supervisor, name, STATUS_LIMIT_MS, &m)
+			 : refuse(&rq->refusal, -ENOTCONN, "", "%s is not mounted: mount it, or use tdefs-fsck", name);
+
+	*ret = m.status;
+	for (unsigned n = 0; rc == 0 && n < SCRUB_PAGE; n++, ++*from) {
+		m = (struct link_message){.type = LINK_FINDING, .arg = *from};
+		rc = supervisor_call(&rq->k->supervisor, name, STATUS_LIMIT_MS, &m);
+		if (rc < 0 || !m.flag)
+			break;
+		CLEANUP_FREE char *path = str_printable(m.finding.plain);
+		json_array_append_new(findings, json_pack("{ss ss ss ss sI sI}", "kind", m.finding.kind, "text", m.finding.text, "path",
+							path ? path : "", "store_path", m.finding.lower, "block",
+							(json_int_t)m.finding.block, "count", (json_int_t)m.finding.count));
+	}
+	json_object_set_new(reply, "running", json_boolean(ret->scrub_running));
+	json_object_set_new(reply, "files", json_number(ret->scrub_files));
+	json_object_set_new(reply, "total_files", json_number(ret->scrub_total_files));
+	json_object_set_new(reply, "bytes", json_number(ret->scrub_bytes));
+	json_object_set_new(reply, "total_bytes", json_number(ret->scrub_total_bytes));
+	json_object_set_new(reply, "blocks", json_number(ret->scrub_blocks));
+	json_object_set_new(reply, "bad", json_number(ret->scrub_bad));
+	json_object_set_new(reply, "error", json_string(ret->scrub_error ? strerror(-ret->scrub_error) : ""));
+	json_object_set_new(reply, "findings", findings);
+	return rc;
+}
+
 static int do_env_scrub(struct request *rq)
 {
-	struct link_message m = {.type = LINK_SCRUB};
 	struct registry_env env;
+	struct link_status st;
 	const char *name;
-	bool start;
+	uint64_t from;
+	bool start, repair;
 	int rc = parameter_text(rq, "name", true, &name);
 
 	if (rc == 0)
 		rc = parameter_bool(rq, "start", &start);
+	if (rc == 0)
+		rc = parameter_bool(rq, "repair", &repair);
+	if (rc == 0)
+		rc = parameter_count(rq, "from", &from);
 	if (rc == 0)
 		rc = environment_get(&rq->k->tenant, name, &env, &rq->refusal);
 	if (rc < 0)
 		return rc;
 	if (env.state == ENV_LOCKED || env.state == ENV_TENANT_LOCKED)
 		return refuse(&rq->refusal, -ENOKEY, "L7", "%s is locked: nothing in it can be verified", name);
-	if (!rq->k->tenant.workers.alive(rq->k->tenant.workers.ctx, name))
-		return refuse(&rq->refusal, -ENOTCONN, "", "%s is not mounted: mount it, or use tdefs-fsck", name);
-	m.flag = start;
-	rc = supervisor_call(&rq->k->supervisor, name, STATUS_LIMIT_MS, &m);
-	if (rc < 0)
+	uint32_t flag = start ? LINK_SCRUB_START | (repair ? LINK_SCRUB_REPAIR : 0) : 0;
+	rc = scrub_look(rq, name, flag, &from, &st, rq->reply);
+	/* Others have their turn between two looks. A peer that went away ends this, and not the scrub. */
+	while (rc == 0 && rq->more && (st.scrub_running || json_array_size(json_object_get(rq->reply, "findings")) == SCRUB_PAGE)) {
+		if (wire_send(rq->wire->fd, json_pack("{sb sO}", "continues", 1, "parameters", rq->reply)) < 0)
+			rq->more = false;
+		pthread_mutex_unlock(&rq->k->lock);
+		nanosleep(&(struct timespec){0, SCRUB_POLL_NS}, NULL);
+		pthread_mutex_lock(&rq->k->lock);
+		json_object_clear(rq->reply);
+		rc = scrub_look(rq, name, 0, &from, &st, rq->reply);
+	}
+	if (rc < 0 && !rq->refusal.text[0])
 		return refuse(&rq->refusal, rc, "", "%s: %s", name, rc == -EALREADY ? "a scrub is under way" : strerror(-rc));
-	json_object_set_new(rq->reply, "running", json_boolean(m.status.scrub_running));
-	json_object_set_new(rq->reply, "files", json_number(m.status.scrub_files));
-	json_object_set_new(rq->reply, "blocks", json_number(m.status.scrub_blocks));
-	json_object_set_new(rq->reply, "bad", json_number(m.status.scrub_bad));
-	json_object_set_new(rq->reply, "error", json_string(m.status.scrub_error ? strerror(-m.status.scrub_error) : ""));
-	return 0;
+	return rc;
 }
 
 /* Ends the walk when the page is full. */

@@ -28,7 +28,7 @@ static int worker_finish(struct worker *w)
 	relief_end(&w->session);
 	deferred_end(&w->session);
 	pthread_join(w->sealer, NULL);
-	worker_end_scrub(w);
+	scrubber_end(&w->scrubber);
 	rotate_end(&w->session.rotate);
 	rotate_done(&w->session.rotate);
 	inode_seal_all(&w->session.inodes);
@@ -37,6 +37,7 @@ static int worker_finish(struct worker *w)
 	struct volume *v = TAKE_PTR(w->v);
 	w->serving = false;
 	pthread_mutex_unlock(&w->lock);
+	scrubber_done(&w->scrubber);
 	bool writable = !v->options.read_only;
 	int rc = volume_close(v);
 	fuse_session_destroy(w->session.se);

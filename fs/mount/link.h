@@ -7,7 +7,7 @@
 #include "base/secret.h"
 #include "store/envheader.h"
 
-#define LINK_VERSION 3u
+#define LINK_VERSION 4u
 
 enum link_type {
 	LINK_START = 1, /* key and minimum epoch; the reply comes when the mount is live, or says why not */
@@ -17,9 +17,13 @@ enum link_type {
 	               * at any time, also while another order waits for the disk: those get -EBUSY then */
 	LINK_REWRAP,
 	LINK_ROTATE, /* key and wraps of the next version; the worker goes on with it by itself */
-	LINK_SCRUB, /* flag: start; without it, how far the last one is */
+	LINK_SCRUB, /* flag: LINK_SCRUB_*; without any, how far the last one is */
+	LINK_FINDING, /* arg: number of one of its findings, from 0; the reply's flag says whether there is one */
 	LINK_REPLY,
 };
+
+#define LINK_SCRUB_START 1u
+#define LINK_SCRUB_REPAIR 2u /* with it */
 
 enum link_state { LINK_IDLE, LINK_SERVING, LINK_ENDING };
 
@@ -33,12 +37,19 @@ struct link_status {
 	uint8_t poisoned, memory_locked;
 	uint8_t left_clean; /* of a worker that has unmounted: the store's header says clean, durably */
 	uint8_t scrub_running;
-	uint64_t scrub_files, scrub_blocks, scrub_bad;
+	uint64_t scrub_files, scrub_total_files, scrub_bytes, scrub_total_bytes, scrub_blocks, scrub_bad;
 	int32_t scrub_error;
 	uint8_t rotating;
 	uint32_t key_version;
 	uint64_t rotate_files; /* moved to the current key since it came */
 	int32_t rotate_error;  /* of the last walk, which is tried again at the next mount or order */
+};
+
+/* Of a scrub, for people and programs; what does not fit is cut. */
+struct link_finding {
+	char kind[16], text[160];
+	char lower[1024], plain[1024];
+	uint64_t block, count;
 };
 
 struct link_message {
@@ -63,6 +74,7 @@ struct link_message {
 			struct env_wrap wraps[ENV_WRAPS_MAX];
 		} rotate;
 		struct link_status status;
+		struct link_finding finding;
 	};
 };
 

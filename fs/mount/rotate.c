@@ -150,13 +150,15 @@ static int rotate_file(void *ctx, int fd, const struct stat *st, const char *low
 	return MIN(rc, 0);
 }
 
-static void rotate_damaged(void *ctx, int error, const char *lower, const char *plain)
+static void rotate_damaged(void *ctx, const struct scrub_finding *f)
 {
 	struct rotate *r = ctx;
+	char text[160];
 
 	/* What lies below cannot be seen: the old key must not go. */
-	atomic_store(&r->error, error);
-	log_warn("%s: rotation: %s (%s): %s", r->session->name, plain, lower, strerror(-error));
+	atomic_store(&r->error, f->error);
+	scrub_describe(f, text, sizeof(text));
+	log_warn("%s: rotation: %s (%s): %s", r->session->name, f->plain, f->lower, text);
 }
 
 static bool rotate_enter(void *ctx, const struct stat *st)
@@ -174,13 +176,13 @@ static bool rotate_enter(void *ctx, const struct stat *st)
 static void *rotate_run(void *arg)
 {
 	struct rotate *r = arg;
-	struct scrub_visitor visitor = {rotate_file, rotate_damaged, rotate_enter, r};
+	struct scrub_visitor visitor = {.file = rotate_file, .found = rotate_damaged, .enter = rotate_enter, .ctx = r};
 	struct volume *v = r->session->v;
 	int rc = scrub_walk(v, &visitor), fd;
 
 	while (rc == 0 && (fd = rotate_next_kept(r)) >= 0) {
 		/* It is known already: by being kept. What lies in it is asked about one by one. */
-		struct scrub_visitor from = {rotate_file, rotate_damaged, NULL, r};
+		struct scrub_visitor from = {.file = rotate_file, .found = rotate_damaged, .ctx = r};
 
 		rc = scrub_walk_from(v, fd, &from);
 		close(fd);

@@ -9,7 +9,6 @@
 #include "base/log.h"
 #include "base/scorch.h"
 #include "mount/sandbox.h"
-#include "store/scrub.h"
 
 #include <fcntl.h>
 #include <poll.h>
@@ -65,70 +64,6 @@ static void *worker_sealer(void *arg)
 	}
 	pthread_mutex_unlock(&w->lock);
 	return NULL;
-}
-
-static int scrub_file(void *ctx, int fd, const struct stat *st, const char *lower, const char *plain)
-{
-	struct worker *w = ctx;
-	struct content_check check;
-	struct content *c;
-	struct inode *i;
-	int copy = fcntl(fd, F_DUPFD_CLOEXEC, 0);
-
-	if (atomic_load(&w->scrub_stop))
-		return -ECANCELED;
-	if (copy < 0)
-		return copy;
-	/* Through the inode table: the file may be in use. */
-	int rc = inode_get(&w->session.inodes, copy, st, &i);
-	if (rc < 0)
-		return rc;
-	rc = inode_open(&w->session.inodes, i, &c);
-	if (rc == 0) {
-		rc = content_verify(c, &check);
-		inode_release(&w->session.inodes, i);
-	}
-	inode_put(&w->session.inodes, i, 1);
-	atomic_fetch_add(&w->scrub_files, 1);
-	if (rc < 0) {
-		atomic_fetch_add(&w->scrub_bad, 1);
-		log_warn("%s: scrub: %s (%s): %s", w->arguments->name, plain, lower, strerror(-rc));
-		return 0;
-	}
-	atomic_fetch_add(&w->scrub_blocks, check.good + check.bad);
-	if (check.bad) {
-		atomic_fetch_add(&w->scrub_bad, check.bad);
-		log_warn("%s: scrub: %s (%s): %llu blocks do not verify, the first is %llu", w->arguments->name, plain, lower,
-			(unsigned long long)check.bad, (unsigned long long)check.first_bad);
-	}
-	return 0;
-}
-
-static void scrub_damaged(void *ctx, int error, const char *lower, const char *plain)
-{
-	struct worker *w = ctx;
-
-	atomic_fetch_add(&w->scrub_bad, 1);
-	log_warn("%s: scrub: %s (%s): %s", w->arguments->name, plain, lower, strerror(-error));
-}
-
-static void *worker_scrub(void *arg)
-{
-	struct worker *w = arg;
-	struct scrub_visitor visitor = {scrub_file, scrub_damaged, NULL, w};
-
-	atomic_store(&w->scrub_error, scrub_walk(w->v, &visitor));
-	atomic_store(&w->scrub_running, false);
-	return NULL;
-}
-
-void worker_end_scrub(struct worker *w)
-{
-	atomic_store(&w->scrub_stop, true);
-	if (w->scrub_started)
-		pthread_join(w->scrub, NULL);
-	w->scrub_started = false;
-	atomic_store(&w->scrub_stop, false);
 }
 
 static int worker_order_rotate(struct worker *w, struct link_message *m)
@@ -207,6 +142,7 @@ static int worker_start(struct worker *w, struct link_message *m)
 		return rc;
 	}
 	rotate_init(&w->session.rotate, &w->session);
+	scrubber_init(&w->scrubber, &w->session);
 	pthread_create(&w->loop, NULL, worker_loop, w);
 	pthread_create(&w->sealer, NULL, worker_sealer, w);
 	pthread_mutex_lock(&w->lock);
@@ -227,6 +163,7 @@ static int worker_start(struct worker *w, struct link_message *m)
 
 static void worker_status_volume(struct worker *w, struct link_status *st)
 {
+	scrubber_status(&w->scrubber, st);
 	st->rotate_error = atomic_load(&w->session.rotate.error);
 	st->rotate_files = atomic_load(&w->session.rotate.files);
 	st->rotating = volume_rotating(w->v);
@@ -249,30 +186,9 @@ static void worker_status(struct worker *w, struct link_status *st)
 	pthread_mutex_lock(&w->lock);
 	st->state = w->serving ? LINK_SERVING : LINK_IDLE;
 	st->left_clean = w->left_clean;
-	st->scrub_running = atomic_load(&w->scrub_running);
-	st->scrub_error = atomic_load(&w->scrub_error);
-	st->scrub_files = atomic_load(&w->scrub_files);
-	st->scrub_blocks = atomic_load(&w->scrub_blocks);
-	st->scrub_bad = atomic_load(&w->scrub_bad);
 	if (w->serving)
 		worker_status_volume(w, st);
 	pthread_mutex_unlock(&w->lock);
-}
-
-static int worker_start_scrub(struct worker *w)
-{
-	if (atomic_load(&w->scrub_running))
-		return -EALREADY;
-	worker_end_scrub(w);
-	atomic_store(&w->scrub_files, 0);
-	atomic_store(&w->scrub_blocks, 0);
-	atomic_store(&w->scrub_bad, 0);
-	atomic_store(&w->scrub_error, 0);
-	atomic_store(&w->scrub_running, true);
-	w->scrub_started = pthread_create(&w->scrub, NULL, worker_scrub, w) == 0;
-	if (!w->scrub_started)
-		atomic_store(&w->scrub_running, false);
-	return w->scrub_started ? 0 : -EAGAIN;
 }
 
 /* What the order asks for; m->text says in words what went wrong. */
@@ -286,10 +202,11 @@ static int order_do(struct worker *w, struct link_message *m)
 	case LINK_ROTATE:
 		return worker_order_rotate(w, m);
 	case LINK_SCRUB:
-		return w->serving ? worker_start_scrub(w) : -ENOTCONN;
+		return w->serving ? scrubber_start(&w->scrubber, m->flag & LINK_SCRUB_REPAIR) : -ENOTCONN;
 	case LINK_UNMOUNT:
 		return w->serving ? worker_unmount(w, m) : 0;
 	case LINK_STATUS:
+	case LINK_FINDING:
 	case LINK_LOCK:
 	case LINK_REPLY:
 		break;
@@ -354,6 +271,15 @@ static enum served worker_serve(struct worker *w, int fd, struct link_message *m
 		worker_end(w, limit_ms, m);
 		order_reply(w, m, 0);
 		return SERVED_END;
+	}
+	if (m->type == LINK_FINDING) {
+		uint64_t number = m->arg;
+
+		*m = (struct link_message){.version = LINK_VERSION, .type = LINK_REPLY};
+		pthread_mutex_lock(&w->lock);
+		m->flag = w->serving && scrubber_finding(&w->scrubber, number, &m->finding);
+		pthread_mutex_unlock(&w->lock);
+		return link_send(fd, m) < 0 ? SERVED_CLOSE : SERVED_STAY;
 	}
 	if (m->type != LINK_STATUS && (m->type != LINK_SCRUB || m->flag)) {
 		rc = order_begin(w, m, fd);

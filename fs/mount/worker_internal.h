@@ -2,6 +2,7 @@
 #pragma once
 #include "mount/link.h"
 #include "mount/mounter.h"
+#include "mount/scrubber.h"
 #include "mount/worker.h"
 
 #define END_LIMIT_MS 30000u /* of an end for which nobody gave a limit */
@@ -38,15 +39,8 @@ struct worker {
 	int order_fd, order_done; /* where its answer goes; eventfd */
 	bool order_ends;
 
-	pthread_t scrub;
-	bool scrub_started; /* the order thread's */
-	atomic_bool scrub_running, scrub_stop;
-	atomic_int scrub_error;
-	atomic_uint_fast64_t scrub_files, scrub_blocks, scrub_bad;
+	struct scrubber scrubber;
 };
-
-/* worker.c */
-void worker_end_scrub(struct worker *w);
 
 /* ending.c. Order thread: refused with -EBUSY while somebody uses the mount. */
 int worker_unmount(struct worker *w, struct link_message *m) MUST_CHECK;

@@ -378,47 +378,6 @@ ssize_t content_read(struct content *c, void *buf, size_t len, uint64_t off)
 	return rc < 0 ? rc : (ssize_t)len;
 }
 
-int content_verify(struct content *c, struct content_check *ret)
-{
-	static const uint8_t hole[ENTRY_SIZE];
-	CLEANUP_FREE uint8_t *buf = malloc(GROUP_BLOCKS * BLOCK_SIZE);
-	uint8_t entries[BLOCK_SIZE];
-	struct block_crypto *bc;
-	int rc = 0;
-
-	*ret = (struct content_check){0};
-	if (!buf)
-		return -ENOMEM;
-	for (uint64_t blk = 0; rc == 0 && blk < extent_blocks(content_size(c)); blk += GROUP_BLOCKS) {
-		struct range r;
-
-		range_lock(&c->ranges, &r, blk, blk + GROUP_BLOCKS - 1, false);
-		uint64_t blocks = extent_blocks(content_size(c));
-		unsigned n = blk < blocks ? (unsigned)MIN(blocks - blk, GROUP_BLOCKS) : 0;
-		rc = n ? content_crypto_get(c, &bc) : 0;
-		if (rc == 0 && n) {
-			struct iovec iov[] = {{entries, BLOCK_SIZE}, {buf, n * (size_t)BLOCK_SIZE}};
-
-			rc = io_preadv_full(c->fd, iov, 2, extent_tag_off(blk), NULL);
-			for (unsigned i = 0; rc == 0 && i < n; i++) {
-				int one = content_open_block(c, bc, blk + i, entries + i * ENTRY_SIZE, buf + i * (size_t)BLOCK_SIZE);
-
-				if (one == 0 && memcmp(entries + i * ENTRY_SIZE, hole, ENTRY_SIZE) == 0)
-					ret->holes++;
-				else if (one == 0)
-					ret->good++;
-				else if (one != -EBADMSG)
-					rc = one;
-				else if (ret->bad++ == 0)
-					ret->first_bad = blk + i;
-			}
-			content_crypto_put(c, bc);
-		}
-		range_unlock(&c->ranges, &r);
-	}
-	return rc;
-}
-
 int content_seek(struct content *c, uint64_t off, int whence, uint64_t *ret_off)
 {
 	struct range r;

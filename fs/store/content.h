@@ -55,3 +55,10 @@ struct content_check {
 	uint64_t first_bad; /* block; valid when bad > 0 */
 };
 int content_verify(struct content *c, struct content_check *ret) MUST_CHECK;
+/* The same, telling what it does. */
+struct content_watch {
+	bool (*step)(void *ctx, unsigned blocks); /* so many more were looked at; false ends it: -ECANCELED */
+	void (*bad)(void *ctx, uint64_t first, uint64_t count); /* a run of bad blocks */
+	void *ctx;
+};
+int content_scan(struct content *c, const struct content_watch *watch, struct content_check *ret) MUST_CHECK;

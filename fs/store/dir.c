@@ -1,5 +1,5 @@
 /* dir: see dir.h. */
-#include "store/dir.h"
+#include "store/dir_internal.h"
 
 #include "base/io.h"
 #include "store/crypto.h"
@@ -8,10 +8,6 @@
 #include <stdio.h>
 #include <string.h>
 
-#define ID_MAGIC "TDEFSD1"
-#define ID_COPIES 2u
-#define ID_MAC_OFF 24u
-#define SEALED_MAX (DIR_NAME_MAX + SIV_SIZE)
 #define HASH_TEXT_LEN BASE64URL_LEN(32)
 
 DEFINE_CLEANUP(DIR *, closedir);
@@ -38,41 +34,104 @@ static int each_is_one_too_many(void *ctx, int dirfd, const char *lower)
 
 /* ---- directory ids ---- */
 
-static int id_write(const struct mac_key *dir_mac, int dirfd, const char *name)
+int dir_id_encode(const struct mac_key *dir_mac, const struct dir_id *id, uint8_t copies[static ID_COPIES * SECTOR_SIZE])
 {
-	uint8_t copies[ID_COPIES * SECTOR_SIZE] = {0};
-	CLEANUP_CLOSE int fd = -1;
-	int rc = secret_random(copies + 8, sizeof(struct dir_id));
-
+	memset(copies, 0, ID_COPIES * SECTOR_SIZE);
 	memcpy(copies, ID_MAGIC, 8);
-	if (rc == 0)
-		rc = crypto_mac(dir_mac, copies, ID_MAC_OFF, NULL, 0, copies + ID_MAC_OFF);
+	memcpy(copies + 8, id->b, sizeof(id->b));
+	int rc = crypto_mac(dir_mac, copies, ID_MAC_OFF, NULL, 0, copies + ID_MAC_OFF);
+	memcpy(copies + SECTOR_SIZE, copies, SECTOR_SIZE);
+	return rc;
+}
+
+/* An id of dirfd's in a new file, synced, and in the attribute; whoever cannot have that has one copy fewer. */
+static int id_write(const struct mac_key *dir_mac, const struct dir_id *id, int dirfd, int file_dirfd, const char *name)
+{
+	uint8_t copies[ID_COPIES * SECTOR_SIZE];
+	int rc = dir_id_encode(dir_mac, id, copies);
+
 	if (rc < 0)
 		return rc;
-	memcpy(copies + SECTOR_SIZE, copies, SECTOR_SIZE);
-	fd = io_openat(dirfd, name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, 0600);
+	CLEANUP_CLOSE int fd = io_openat(file_dirfd, name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, 0600);
 	if (fd < 0)
 		return fd;
 	rc = io_pwrite_full(fd, copies, sizeof(copies), 0);
-	return rc < 0 ? rc : io_fsync(fd);
+	if (rc == 0)
+		rc = io_fsync(fd);
+	if (rc == 0)
+		(void)!io_setxattr(dirfd, ID_COPY_NAME, copies, ID_SIZE, 0);
+	return rc;
 }
 
 int dir_id_create(const struct mac_key *dir_mac, int dirfd)
 {
-	return id_write(dir_mac, dirfd, DIR_ID_NAME);
+	struct dir_id id;
+	int rc = secret_random(id.b, sizeof(id.b));
+
+	return rc < 0 ? rc : id_write(dir_mac, &id, dirfd, dirfd, DIR_ID_NAME);
 }
 
-/* An id for a directory that lost its own, and has nothing else in it: dir_rename_over_empty was cut off. Who empties
- * a directory gains nothing by taking the id as well, for removing names is what he did already. */
+/* One copy of an id: 0, or -EBADMSG. */
+int dir_id_decode(struct volume *v, const uint8_t copy[static ID_SIZE], struct dir_id *ret)
+{
+	uint8_t mac[MAC_SIZE];
+	int rc = crypto_mac(v->dir_mac, copy, ID_MAC_OFF, NULL, 0, mac);
+
+	if (rc == 0 && (memcmp(copy, ID_MAGIC, 8) != 0 || !crypto_equal(mac, copy + ID_MAC_OFF, MAC_SIZE)))
+		rc = -EBADMSG;
+	if (rc == 0)
+		memcpy(ret->b, copy + 8, sizeof(ret->b));
+	return rc;
+}
+
+int dir_id_read(struct volume *v, int dirfd, struct dir_id *ret, unsigned *ret_good)
+{
+	uint8_t copies[ID_COPIES * SECTOR_SIZE];
+	CLEANUP_CLOSE int fd = io_openat(dirfd, DIR_ID_NAME, O_RDONLY | O_NOFOLLOW, 0);
+	int rc = fd < 0 ? fd : io_pread_full(fd, copies, sizeof(copies), 0, NULL);
+
+	*ret_good = 0;
+	for (unsigned i = 0; rc == 0 && i < ID_COPIES; i++)
+		*ret_good += dir_id_decode(v, copies + i * SECTOR_SIZE, ret) == 0;
+	if (rc == 0 || rc == -ENOENT || rc == -ELOOP)
+		rc = *ret_good ? 0 : -EBADMSG;
+	return rc;
+}
+
+int dir_id_read_copy(struct volume *v, int dirfd, struct dir_id *ret)
+{
+	uint8_t copy[ID_SIZE];
+	ssize_t len = io_getxattr(dirfd, ID_COPY_NAME, copy, sizeof(copy));
+
+	if (len == -ENODATA || len == -EOPNOTSUPP)
+		return -ENODATA;
+	if (len < 0 && len != -ERANGE)
+		return (int)len;
+	return len == sizeof(copy) ? dir_id_decode(v, copy, ret) : -EBADMSG;
+}
+
+bool dir_id_is_due(const struct volume *v, int dirfd)
+{
+	bool crashed = v->header.unclean_count || (v->options.read_only && !v->header.clean);
+
+	return crashed && dir_each(dirfd, each_is_one_too_many, NULL) == 0;
+}
+
+/* Gives a directory an id that has none and is due one: its own again, where the copy is there. */
 static int id_create_again(struct volume *v, int dirfd)
 {
+	struct dir_id id;
 	char tmp[32];
-	int rc = v->header.unclean_count && volume_writable(v) == 0 ? dir_each(dirfd, each_is_one_too_many, NULL) : -EBADMSG;
+	int rc = volume_writable(v);
 
+	if (rc == 0 && !dir_id_is_due(v, dirfd))
+		rc = -EBADMSG;
+	if (rc == 0 && dir_id_read_copy(v, dirfd, &id) < 0)
+		rc = secret_random(id.b, sizeof(id.b));
 	if (rc < 0)
 		return rc;
 	volume_tmp_name(v, tmp);
-	rc = id_write(v->dir_mac, v->tmp_fd, tmp);
+	rc = id_write(v->dir_mac, &id, dirfd, v->tmp_fd, tmp);
 	if (rc == 0)
 		rc = io_renameat2(v->tmp_fd, tmp, dirfd, DIR_ID_NAME, RENAME_NOREPLACE);
 	if (rc < 0)
@@ -82,40 +141,29 @@ static int id_create_again(struct volume *v, int dirfd)
 
 int dir_id_load(struct volume *v, int dirfd, struct dir_id *ret)
 {
-	uint8_t copies[ID_COPIES * SECTOR_SIZE], mac[MAC_SIZE];
-	CLEANUP_CLOSE int fd = io_openat(dirfd, DIR_ID_NAME, O_RDONLY | O_NOFOLLOW, 0);
-
-	if (fd == -ENOENT && id_create_again(v, dirfd) == 0)
-		fd = io_openat(dirfd, DIR_ID_NAME, O_RDONLY | O_NOFOLLOW, 0);
-	int rc = fd < 0 ? fd : io_pread_full(fd, copies, sizeof(copies), 0, NULL);
-
-	if (rc < 0 && rc != -ENOENT && rc != -ELOOP)
-		return rc;
-	for (unsigned i = 0; rc == 0 && i < ID_COPIES; i++) {
-		const uint8_t *copy = copies + i * SECTOR_SIZE;
-
-		rc = crypto_mac(v->dir_mac, copy, ID_MAC_OFF, NULL, 0, mac);
-		if (rc == 0 && memcmp(copy, ID_MAGIC, 8) == 0 && crypto_equal(mac, copy + ID_MAC_OFF, MAC_SIZE)) {
-			memcpy(ret->b, copy + 8, sizeof(ret->b));
-			return 0;
-		}
-	}
 	struct stat st = {0};
+	unsigned good;
+	int rc = dir_id_read(v, dirfd, ret, &good);
+
+	if (rc == -EBADMSG && id_create_again(v, dirfd) == 0)
+		rc = dir_id_read(v, dirfd, ret, &good);
+	if (rc == 0)
+		return 0;
 	if (io_fstatat(dirfd, "", &st, AT_EMPTY_PATH) == 0 && st.st_nlink == 0)
 		return -ENOENT;
+	if (dir_id_read_copy(v, dirfd, ret) == 0) {
+		volume_report(v, "the id of the directory with inode %llu is missing or damaged: its copy serves, until a scrub repairs it",
+			(unsigned long long)st.st_ino);
+		return 0;
+	}
+	if (rc != -EBADMSG)
+		return rc;
 	atomic_fetch_add(&v->stats.refused, 1);
 	volume_report(v, "refused: the id of the directory with inode %llu is missing or damaged", (unsigned long long)st.st_ino);
 	return -EBADMSG;
 }
 
 /* ---- names ---- */
-
-struct lower_name {
-	char text[256]; /* of the object */
-	char side[256]; /* of the side file; empty for a short name */
-	uint8_t sealed[SEALED_MAX];
-	size_t len;
-};
 
 static int name_lower(const uint8_t *sealed, size_t len, struct lower_name *ret)
 {
@@ -134,7 +182,7 @@ static int name_lower(const uint8_t *sealed, size_t len, struct lower_name *ret)
 	return rc;
 }
 
-static int name_seal(struct volume *v, const struct dir_id *id, const char *name, struct lower_name *ret)
+int name_seal(struct volume *v, const struct dir_id *id, const char *name, struct lower_name *ret)
 {
 	size_t len = strlen(name);
 
@@ -159,31 +207,81 @@ static int name_open(struct volume *v, const struct dir_id *id, const uint8_t *s
 	return 0;
 }
 
-/* The plain name of a lower one. */
-static int name_plain(struct volume *v, int dirfd, const struct dir_id *id, const char *lower, char ret[DIR_NAME_MAX + 1])
+static const char *name_copy_attribute(mode_t mode)
+{
+	return S_ISREG(mode) || S_ISDIR(mode) ? "user.tdefs.name" : "trusted.tdefs.name";
+}
+
+/* What is sealed in a long name; -EBADMSG where it is not the one of lower. */
+static int name_check_long(const char *lower, const uint8_t *sealed, uint64_t len)
+{
+	struct lower_name again;
+
+	return len <= SEALED_MAX && name_lower(sealed, len, &again) == 0 && strcmp(again.text, lower) == 0 ? 0 : -EBADMSG;
+}
+
+int name_read_side(int dirfd, const char *lower, struct lower_name *ret)
 {
 	uint8_t sealed[SEALED_MAX + 1];
-	struct lower_name again;
-	char side[256];
-	uint64_t read_len;
-	size_t len;
-	int rc;
+	uint64_t len;
 
-	if (strncmp(lower, "l.", 2) != 0) {
-		rc = base64url_decode(lower, strlen(lower), sealed, sizeof(sealed), &len);
-		return rc < 0 ? -EBADMSG : name_open(v, id, sealed, len, ret);
+	strcpy(ret->text, lower);
+	strcpy(ret->side, lower);
+	ret->side[0] = 'n';
+	CLEANUP_CLOSE int fd = io_openat(dirfd, ret->side, O_RDONLY | O_NOFOLLOW, 0);
+	int rc = fd < 0 ? fd : io_pread_full(fd, sealed, sizeof(sealed), 0, &len);
+	if (rc == 0)
+		rc = name_check_long(lower, sealed, len);
+	if (rc == 0) {
+		memcpy(ret->sealed, sealed, len);
+		ret->len = len;
 	}
-	strcpy(side, lower);
-	side[0] = 'n';
-	CLEANUP_CLOSE int fd = io_openat(dirfd, side, O_RDONLY | O_NOFOLLOW, 0);
-	if (fd < 0)
-		return fd == -ENOENT ? -EBADMSG : fd;
-	rc = io_pread_full(fd, sealed, sizeof(sealed), 0, &read_len);
-	if (rc < 0)
-		return rc;
-	if (read_len > SEALED_MAX || name_lower(sealed, read_len, &again) < 0 || strcmp(again.text, lower) != 0)
-		return -EBADMSG;
-	return name_open(v, id, sealed, read_len, ret);
+	return rc == -ENOENT || rc == -ELOOP ? -EBADMSG : rc;
+}
+
+int name_read_copy(int dirfd, const char *lower, struct lower_name *ret)
+{
+	struct stat st;
+	CLEANUP_CLOSE int fd = io_openat(dirfd, lower, O_PATH | O_NOFOLLOW, 0);
+	int rc = fd < 0 ? fd : io_fstatat(fd, "", &st, AT_EMPTY_PATH);
+	ssize_t len = rc < 0 ? rc : io_getxattr(fd, name_copy_attribute(st.st_mode), ret->sealed, sizeof(ret->sealed));
+
+	strcpy(ret->text, lower);
+	strcpy(ret->side, lower);
+	ret->side[0] = 'n';
+	ret->len = len < 0 ? 0 : (size_t)len;
+	return len < 0 ? (int)len : name_check_long(lower, ret->sealed, ret->len);
+}
+
+/* The plain name of a lower one. */
+int name_plain(struct volume *v, int dirfd, const struct dir_id *id, const char *lower, char ret[DIR_NAME_MAX + 1])
+{
+	struct lower_name name;
+	uint8_t sealed[SEALED_MAX];
+	size_t len;
+
+	if (strncmp(lower, "l.", 2) == 0) {
+		int rc = name_read_side(dirfd, lower, &name);
+
+		if (rc < 0 && name_read_copy(dirfd, lower, &name) < 0)
+			return rc;
+		return name_open(v, id, name.sealed, name.len, ret);
+	}
+	int rc = base64url_decode(lower, strlen(lower), sealed, sizeof(sealed), &len);
+	return rc < 0 ? -EBADMSG : name_open(v, id, sealed, len, ret);
+}
+
+/* The object of a long name keeps it too; the one that it was given last, where it has several. Whoever cannot have it has one
+ * copy fewer. */
+static void name_keep_copy(int dirfd, const struct lower_name *lower)
+{
+	struct stat st;
+
+	if (strncmp(lower->text, "l.", 2) != 0)
+		return;
+	CLEANUP_CLOSE int fd = io_openat(dirfd, lower->text, O_PATH | O_NOFOLLOW, 0);
+	if (fd >= 0 && io_fstatat(fd, "", &st, AT_EMPTY_PATH) == 0)
+		(void)!io_setxattr(fd, name_copy_attribute(st.st_mode), lower->sealed, lower->len, 0);
 }
 
 int dir_lower_name(struct volume *v, const struct dir_id *id, const char *name, char ret[256])
@@ -205,7 +303,7 @@ static int dir_sync(struct volume *v, int dirfd)
 
 /* D1: the side file of a long name, synced, in its directory before the name is used. Its own name there too: a lower file system
  * may keep a synced object's name and lose what came before it in the directory. */
-static int name_side_create(struct volume *v, int dirfd, const struct lower_name *lower)
+int name_side_create(struct volume *v, int dirfd, const struct lower_name *lower)
 {
 	char tmp[32];
 
@@ -319,7 +417,10 @@ int dir_create(struct volume *v, int dirfd, const struct dir_id *id, const char 
 		return fd;
 	}
 	rc = dir_give(fd, owner);
-	return rc < 0 ? name_undo(v, dirfd, &lower, rc) : TAKE_FD(fd);
+	if (rc < 0)
+		return name_undo(v, dirfd, &lower, rc);
+	name_keep_copy(dirfd, &lower);
+	return TAKE_FD(fd);
 }
 
 int dir_tmpfile(struct volume *v, int dirfd, const struct dir_owner *owner)
@@ -348,7 +449,10 @@ int dir_mknod(struct volume *v, int dirfd, const struct dir_id *id, const char *
 		return rc;
 	}
 	rc = dir_give_at(dirfd, lower.text, owner);
-	return rc < 0 ? name_undo(v, dirfd, &lower, rc) : 0;
+	if (rc < 0)
+		return name_undo(v, dirfd, &lower, rc);
+	name_keep_copy(dirfd, &lower);
+	return 0;
 }
 
 /* A default ACL passes to what is made in a directory (acl(5), "object creation and default ACLs"). The lower file system
@@ -410,6 +514,8 @@ int dir_mkdir(struct volume *v, int dirfd, const struct dir_id *id, const char *
 	}
 	if (rc < 0)
 		name_side_remove(dirfd, &lower);
+	else
+		name_keep_copy(dirfd, &lower);
 	return rc;
 }
 
@@ -423,6 +529,8 @@ int dir_link(struct volume *v, int fd, int dirfd, const struct dir_id *id, const
 	rc = io_linkat(fd, "", dirfd, lower.text, AT_EMPTY_PATH);
 	if (rc < 0)
 		name_side_remove(dirfd, &lower);
+	else
+		name_keep_copy(dirfd, &lower);
 	return rc;
 }
 
@@ -573,6 +681,9 @@ int dir_rename(struct volume *v, int dirfd, const struct dir_id *id, const char 
 		name_side_remove(dirfd2, &to);
 		return rc;
 	}
+	name_keep_copy(dirfd2, &to);
+	if (flags & RENAME_EXCHANGE)
+		name_keep_copy(dirfd, &from);
 	struct stat st;
 	if (!(flags & RENAME_EXCHANGE) && from.side[0] && io_fstatat(dirfd, from.text, &st, AT_SYMLINK_NOFOLLOW) == -ENOENT)
 		name_side_retire(v, dirfd, &from);
@@ -624,6 +735,8 @@ int dir_symlink(struct volume *v, int dirfd, const struct dir_id *id, const char
 	}
 	if (rc < 0)
 		name_side_remove(dirfd, &lower);
+	else
+		name_keep_copy(dirfd, &lower);
 	return rc;
 }
 
@@ -696,7 +809,7 @@ void dir_stream_seek(struct dir_stream *s, uint64_t off)
 	seekdir(s->dp, (long)off);
 }
 
-int dir_stream_next(struct dir_stream *s, struct dir_entry *ret)
+int dir_stream_next_raw(struct dir_stream *s, struct dir_entry *ret)
 {
 	const struct dirent *de;
 
@@ -716,13 +829,19 @@ int dir_stream_next(struct dir_stream *s, struct dir_entry *ret)
 		if (is_own_name(de->d_name))
 			continue;
 		rc = name_plain(s->v, dirfd(s->dp), &s->id, de->d_name, ret->name);
+		return rc < 0 ? rc : 1;
+	}
+}
 
-		if (rc == 0)
-			return 1;
+int dir_stream_next(struct dir_stream *s, struct dir_entry *ret)
+{
+	for (;;) {
+		int rc = dir_stream_next_raw(s, ret);
+
 		if (rc != -EBADMSG)
 			return rc;
 		atomic_fetch_add(&s->v->stats.refused, 1);
-		volume_report(s->v, "refused: the name %s does not verify in its directory", de->d_name);
+		volume_report(s->v, "refused: the name %s does not verify in its directory", ret->lower);
 	}
 }
 

@@ -6,12 +6,18 @@
  *   l.base64url(SHA-256)     the object of a longer name, hash of sealed, beside
  *   n.base64url(SHA-256)     a side file that holds sealed
  *   tdefs.dir                the directory's id, twice, each copy in a 512-byte sector: "TDEFSD1\0", id (16), MAC (32)
+ * A copy of each is kept where the lower file system has extended attributes, so that a damaged one takes nothing with it: the id in
+ * the directory's user.tdefs.id, the sealed long name in its object's user.tdefs.name (trusted.tdefs.name where it is no file or
+ * directory). Originals count, copies serve where those are damaged (D4).
  *
  * D1. A directory, and an object with a long name, is visible only with its id, or side file, in place and synced.
  * D2. An object is born with its owner. A cut in between leaves at worst an object that nobody asked to be synced.
  * D3. A change to one name is one lower rename, link or unlink: after a cut it is done or not. Leftovers are side
  *     files without an object, which are ignored, and what lies in tmp/, which is emptied at mount. A directory with nothing
  *     in it, not even an id, is one that another was about to replace: it is empty, and gets a new id.
+ *
+ * D4. A copy that is missing, or old, harms nothing: an id's copy has its MAC, a long name's has the hash that the object is
+ *     called by.
  *
  * Callers serialise changes to one directory (the kernel does, for a mount). dirfd may be O_PATH unless said.
  * Errors: -EBADMSG a name, target or id that is not ours; else the file system's. */
@@ -37,7 +43,7 @@ struct dir_owner {
 };
 
 int dir_id_create(const struct mac_key *dir_mac, int dirfd) MUST_CHECK;
-/* One good copy is enough; -EBADMSG where neither is, reported. -ENOENT: the directory has been removed. */
+/* One good copy is enough; -EBADMSG where none is, reported. -ENOENT: the directory has been removed. */
 int dir_id_load(struct volume *v, int dirfd, struct dir_id *ret) MUST_CHECK;
 
 /* The lower name of name; -ENAMETOOLONG. */

@@ -38,6 +38,13 @@
  *      4   12  nonce, random
  *     16   16  AES-256-GMAC (NIST SP 800-38D) over file id, block number (8), kind (8: 1 data, 2 zeros), ciphertext
  * data block: 4096 bytes AES-256-XTS (IEEE 1619), tweak = block number
+ * directory
+ *   tdefs.dir          two 512-byte sectors, each: magic "TDEFSD1\0" (8), id (16), MAC (32) under the directory key, zero
+ *   user.tdefs.id      attribute of the directory, may be missing: the first 56 bytes of such a sector, a third copy
+ *   base64url(sealed)  an object; sealed: its name, AES-256-SIV with the directory's id; where the text has up to 255 bytes
+ *   l.base64url(h)     an object with a longer name; h: SHA-256 of sealed
+ *   n.base64url(h)     beside it, a file that holds sealed; user.tdefs.name of the object (trusted.tdefs.name where it is no
+ *                      file or directory), may be missing or old: sealed, a second copy
  * format:end
  */
 #pragma once

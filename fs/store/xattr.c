@@ -173,11 +173,9 @@ static ssize_t xattr_plain_name(struct volume *v, int fd, mode_t mode, const cha
 	return xattr_lower(v, mode, ret, &again) < 0 || strcmp(again.name, lower) != 0 ? xattr_refused(v) : plain[0];
 }
 
-ssize_t xattr_list(struct volume *v, int fd, mode_t mode, char *ret, size_t size)
+static ssize_t xattr_lower_list(int fd, char **ret)
 {
-	const char *prefix = xattr_prefix(mode);
-	size_t prefix_len = strlen(prefix), used = 0;
-	ssize_t len = io_listxattr(fd, NULL, 0), n;
+	ssize_t len = io_listxattr(fd, NULL, 0);
 
 	if (len <= 0)
 		return len;
@@ -185,15 +183,31 @@ ssize_t xattr_list(struct volume *v, int fd, mode_t mode, char *ret, size_t size
 	if (!lower)
 		return -ENOMEM;
 	len = io_listxattr(fd, lower, (size_t)len);
-	if (len < 0)
-		return len;
-	for (const char *p = lower; p < lower + len; p += strlen(p) + 1) {
+	if (len > 0)
+		*ret = TAKE_PTR(lower);
+	return len;
+}
+
+static bool xattr_is_ours(const char *lower, mode_t mode)
+{
+	const char *prefix = xattr_prefix(mode);
+
+	return strncmp(lower, prefix, strlen(prefix)) == 0 && strcmp(lower, "trusted.t.target") != 0;
+}
+
+ssize_t xattr_list(struct volume *v, int fd, mode_t mode, char *ret, size_t size)
+{
+	CLEANUP_FREE char *lower = NULL;
+	ssize_t len = xattr_lower_list(fd, &lower), n;
+	size_t used = 0;
+
+	for (const char *p = lower; len > 0 && p < lower + len; p += strlen(p) + 1) {
 		char name[XATTR_NAME_MAX + 1];
 
 		if (xattr_is_raw(p)) {
 			n = (ssize_t)strlen(p);
 			memcpy(name, p, (size_t)n);
-		} else if (strncmp(p, prefix, prefix_len) == 0 && strcmp(p, "trusted.t.target") != 0) {
+		} else if (xattr_is_ours(p, mode)) {
 			n = xattr_plain_name(v, fd, mode, p, name);
 			if (n == -ENOMEM)
 				return n;
@@ -209,7 +223,30 @@ ssize_t xattr_list(struct volume *v, int fd, mode_t mode, char *ret, size_t size
 			memcpy(ret + used, name, (size_t)n + 1);
 		used += (size_t)n + 1;
 	}
-	return (ssize_t)used;
+	return len < 0 ? len : (ssize_t)used;
+}
+
+int xattr_verify(struct volume *v, int fd, mode_t mode)
+{
+	CLEANUP_FREE char *lower = NULL;
+	ssize_t len = xattr_lower_list(fd, &lower);
+	int rc = 0;
+
+	if (len == -EOPNOTSUPP)
+		return 0;
+	for (const char *p = lower; rc == 0 && len > 0 && p < lower + len; p += strlen(p) + 1) {
+		char name[XATTR_NAME_MAX + 1];
+
+		if (!xattr_is_ours(p, mode))
+			continue;
+		ssize_t n = xattr_plain_name(v, fd, mode, p, name);
+		if (n >= 0) {
+			name[n] = '\0';
+			n = xattr_get(v, fd, mode, name, NULL, 0);
+		}
+		rc = n < 0 && n != -ENODATA ? (int)n : 0;
+	}
+	return len < 0 ? (int)len : rc;
 }
 
 int xattr_remove(struct volume *v, int fd, mode_t mode, const char *name)

@@ -19,4 +19,6 @@ ssize_t xattr_get(struct volume *v, int fd, mode_t mode, const char *name, void 
 int xattr_set(struct volume *v, int fd, mode_t mode, const char *name, const void *value, size_t len, int flags) MUST_CHECK;
 /* Names one after another, each with its NUL; the length needed when size is 0. */
 ssize_t xattr_list(struct volume *v, int fd, mode_t mode, char *ret, size_t size) MUST_CHECK;
+/* Whether every attribute verifies: 0, -EBADMSG. */
+int xattr_verify(struct volume *v, int fd, mode_t mode) MUST_CHECK;
 int xattr_remove(struct volume *v, int fd, mode_t mode, const char *name) MUST_CHECK;

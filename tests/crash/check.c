@@ -286,15 +286,18 @@ static int again_file(void *ctx, int path_fd, const struct stat *st, const char 
 	return 0;
 }
 
-static void again_damaged(void *ctx, int error, const char *lower, const char *plain)
+static void again_found(void *ctx, const struct scrub_finding *f)
 {
-	violated(ctx, "%s (%s) at the second mount: %s", plain, lower, strerror(-error));
+	char text[160];
+
+	scrub_describe(f, text, sizeof(text));
+	violated(ctx, "%s (%s) at the second mount: %s", f->plain, f->lower, text);
 }
 
 static void check_again(struct check *k, const char *dir, const struct env_key *key)
 {
 	struct volume_options options = {.report = store_report};
-	struct scrub_visitor visitor = {again_file, again_damaged, NULL, k};
+	struct scrub_visitor visitor = {.file = again_file, .found = again_found, .thorough = true, .ctx = k};
 	int rc = volume_open(dir, key, &options, &k->v);
 
 	if (rc == 0)

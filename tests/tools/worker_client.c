@@ -51,7 +51,7 @@ int main(int argc, char **argv)
 			m.arg = argc > 3 ? strtoull(argv[3], NULL, 10) : 0;
 		} else if (strcmp(argv[1], "scrub") == 0) {
 			m.type = LINK_SCRUB;
-			m.flag = argc > 3;
+			m.flag = argc > 3 ? LINK_SCRUB_START | (strcmp(argv[3], "repair") == 0 ? LINK_SCRUB_REPAIR : 0) : 0;
 		} else if (rc == 0) {
 			rc = -EINVAL;
 		}
