@@ -5,8 +5,12 @@
 
 #include <fcntl.h>
 #include <string.h>
+#include <sys/resource.h>
 
 #define BUCKETS_MIN 1024u
+/* Of contents that nobody has open, some 3 KiB each: kept for the next open, and waiting for the sealer. */
+#define IDLE_MAX 1024u
+#define WAITING_MAX 8192u
 
 static size_t inode_bucket(const struct inode_table *t, uint64_t ino)
 {
@@ -23,10 +27,14 @@ static void inode_free(struct inode *i)
 
 int inode_table_init(struct inode_table *t, struct volume *v)
 {
+	struct rlimit files;
 	struct stat st;
 
 	*t = (struct inode_table){.name_changes = 1, .v = v, .bucket_count = BUCKETS_MIN};
 	t->crowd = SIZE_MAX;
+	uint64_t descriptors = getrlimit(RLIMIT_NOFILE, &files) == 0 ? files.rlim_cur : WAITING_MAX;
+	t->idle_max = (unsigned)MIN(descriptors / 16, IDLE_MAX);
+	t->waiting_max = (unsigned)MIN(descriptors / 16, WAITING_MAX);
 	pthread_mutex_init(&t->lock, NULL);
 	pthread_mutex_init(&t->seal_lock, NULL);
 	pthread_cond_init(&t->crowded, NULL);
@@ -112,13 +120,13 @@ void inode_ref(struct inode_table *t, struct inode *i)
 	pthread_mutex_unlock(&t->lock);
 }
 
-#define IDLE_MAX 1024u /* some 3 KiB and a descriptor each */
-
 static void inode_not_idle_locked(struct inode_table *t, struct inode *i)
 {
 	if (i->idle)
 		atomic_fetch_sub(&t->idle, 1);
-	i->idle = false;
+	if (i->waiting)
+		atomic_fetch_sub(&t->waiting, 1);
+	i->idle = i->waiting = false;
 }
 
 static void inode_close_content_locked(struct inode_table *t, struct inode *i)
@@ -178,7 +186,7 @@ int inode_open(struct inode_table *t, struct inode *i, struct content **ret)
 	return inode_open_with(t, i, -1, ret);
 }
 
-int inode_open_with(struct inode_table *t, struct inode *i, int fd_arg, struct content **ret)
+static int inode_try_open(struct inode_table *t, struct inode *i, int fd_arg, struct content **ret)
 {
 	CLEANUP_CLOSE int fd = fd_arg;
 	int rc = 0;
@@ -270,20 +278,22 @@ int inode_sync(struct inode_table *t, struct inode *i, struct content *c, bool d
 	return 0;
 }
 
-void inode_release(struct inode_table *t, struct inode *i)
+static void inode_let_go(struct inode_table *t, struct inode *i)
 {
 	atomic_fetch_sub(&t->opens, 1);
 	pthread_mutex_lock(&i->lock);
 	/* One that changed waits for inode_seal_all, or for the kernel to forget it. */
-	if (--i->opens == 0 && !content_is_changed(i->content)) {
-		i->idle = true;
+	if (--i->opens == 0) {
+		i->waiting = content_is_changed(i->content);
+		i->idle = !i->waiting;
 		i->idle_long = false;
 		content_rest(i->content);
-		if (atomic_fetch_add(&t->idle, 1) >= IDLE_MAX)
+		if (i->waiting)
+			atomic_fetch_add(&t->waiting, 1);
+		else if (atomic_fetch_add(&t->idle, 1) >= t->idle_max)
 			inode_close_content_locked(t, i);
-	}
-	if (i->opens == 0)
 		inode_restore_mtime_locked(i);
+	}
 	pthread_mutex_unlock(&i->lock);
 }
 
@@ -314,17 +324,43 @@ void inode_each(struct inode_table *t, void (*fn)(void *ctx, struct inode *i), v
 	}
 }
 
+/* Closes what nobody has open, sealed or not. */
+static void inode_close_unused(struct inode_table *t)
+{
+	size_t n;
+
+	inode_seal_all(t);
+	CLEANUP_FREE struct inode **list = inode_collect(t, &n);
+	for (size_t k = 0; list && k < n; k++) {
+		pthread_mutex_lock(&list[k]->lock);
+		if (list[k]->idle)
+			inode_close_content_locked(t, list[k]);
+		pthread_mutex_unlock(&list[k]->lock);
+		inode_put(t, list[k], 1);
+	}
+}
+
+int inode_open_with(struct inode_table *t, struct inode *i, int fd, struct content **ret)
+{
+	int rc = inode_try_open(t, i, fd, ret);
+
+	/* Descriptors or key memory are used up. */
+	if (rc == -EMFILE || rc == -ENFILE || rc == -ENOMEM) {
+		inode_close_unused(t);
+		rc = inode_try_open(t, i, -1, ret);
+	}
+	return rc;
+}
+
 #define SYNC_ONE_BY_ONE 4u /* more files than this are synced by one syncfs */
 
-void inode_seal_all(struct inode_table *t)
+static void inode_seal_all_locked(struct inode_table *t)
 {
 	size_t n, wanted = 0;
 	CLEANUP_FREE struct inode **list = inode_collect(t, &n);
 	CLEANUP_FREE bool *begun = calloc(n + 1, sizeof(*begun));
 	int synced = 0;
 
-	/* One at a time: a seal that is begun is ended with its own sync's result, not with another's. */
-	pthread_mutex_lock(&t->seal_lock);
 	for (size_t k = 0; begun && k < n; k++) {
 		struct inode *i = list[k];
 
@@ -334,15 +370,17 @@ void inode_seal_all(struct inode_table *t)
 			inode_close_content_locked(t, i);
 		i->idle_long = true;
 		struct content *c = i->idle ? NULL : i->content;
-		if (c)
+		if (c) {
+			inode_not_idle_locked(t, i);
 			i->opens++;
+		}
 		pthread_mutex_unlock(&i->lock);
 		if (c) {
 			atomic_fetch_add(&t->opens, 1);
 			begun[k] = content_seal_begin(c);
 			wanted += begun[k];
 			if (!begun[k])
-				inode_release(t, i);
+				inode_let_go(t, i);
 		}
 	}
 	if (wanted > SYNC_ONE_BY_ONE)
@@ -355,10 +393,34 @@ void inode_seal_all(struct inode_table *t)
 			content_seal_finish(c, rc);
 			/* The slot's write keeps mtime, but not one that was set meanwhile. */
 			inode_touch(list[k]);
-			inode_release(t, list[k]);
+			inode_let_go(t, list[k]);
 		}
 		inode_put(t, list[k], 1);
 	}
+}
+
+/* One at a time: a seal that is begun is ended with its own sync's result, not with another's. */
+void inode_seal_all(struct inode_table *t)
+{
+	pthread_mutex_lock(&t->seal_lock);
+	inode_seal_all_locked(t);
+	pthread_mutex_unlock(&t->seal_lock);
+}
+
+void inode_release(struct inode_table *t, struct inode *i)
+{
+	inode_let_go(t, i);
+	unsigned waiting = atomic_load(&t->waiting);
+	if (waiting <= t->waiting_max)
+		return;
+	/* Too many wait for the sealer. Whoever comes first does its work; the others wait only when they get far ahead. */
+	if (pthread_mutex_trylock(&t->seal_lock) != 0) {
+		if (waiting <= 2 * t->waiting_max)
+			return;
+		pthread_mutex_lock(&t->seal_lock);
+	}
+	if (atomic_load(&t->waiting) > t->waiting_max)
+		inode_seal_all_locked(t);
 	pthread_mutex_unlock(&t->seal_lock);
 }
 

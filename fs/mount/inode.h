@@ -22,6 +22,7 @@ struct inode {
 	unsigned opens;        /* lock */
 	bool idle;             /* has a content that nobody has open and that needs no seal; lock */
 	bool idle_long;        /* since before the last round of the sealer; lock */
+	bool waiting;          /* has a content that nobody has open and that waits for the sealer; lock */
 	struct dir_id id;      /* of a directory; lock */
 	bool has_id;           /* lock */
 	struct timespec mtime; /* of a regular file, as the kernel has it; lock */
@@ -45,7 +46,8 @@ struct inode_table {
 	pthread_cond_t crowded;     /* with lock */
 	bool ending;                /* lock */
 	atomic_uint_fast64_t opens; /* of all */
-	atomic_uint idle;           /* inodes that are */
+	atomic_uint idle, waiting;  /* inodes that are: each has a descriptor more, and key memory */
+	unsigned idle_max, waiting_max;
 	atomic_uint_fast64_t name_changes; /* renames, links and unlinks */
 	struct inode *root;
 };

@@ -104,11 +104,6 @@ static int rotate_one(struct rotate *r, int fd, const struct stat *st)
 	if (rc < 0)
 		return rc;
 	rc = inode_open(inodes, i, &c);
-	if (rc == -ENOMEM) {
-		/* So many files are open that key memory is full: what nobody uses is closed. */
-		inode_seal_all(inodes);
-		rc = inode_open(inodes, i, &c);
-	}
 	if (rc == 0) {
 		rc = content_rotate(c);
 		inode_touch(i); /* as after a seal */

@@ -58,10 +58,32 @@ def seek_dirty(path, rounds):
     os.close(fd)
 
 
+def make_files(folder, count):
+    os.mkdir(folder)
+    for k in range(count):
+        with open("%s/%d" % (folder, k), "wb") as f:
+            f.write(b"%d" % k * 100)
+
+
+def many_files_between_seals(base):
+    """Each written file keeps a descriptor and key memory until it is sealed, beside its inode's: there are not enough of both."""
+    worker = tdefs.Worker(base, "few", arguments=["--seal-interval", "1h"])
+    worker.launch()
+    tdefs.run("prlimit", "--pid", worker.process.pid, "--nofile=2600:2600")
+    worker.client("start", worker.key)
+    together(300, [(make_files, "%s/%d" % (worker.mnt, k), 375) for k in range(4)])
+    for k in range(4):
+        for n in range(375):
+            with open("%s/%d/%d" % (worker.mnt, k, n), "rb") as f:
+                tdefs.equal(f.read(), b"%d" % n * 100, "a file's content")
+    worker.stop()
+
+
 def main():
     base = tdefs.scratch()
     seed = int(os.environ.get("TDEFS_SEED") or random.randrange(2**32))
-    worker = tdefs.Worker(base, arguments=["--seal-interval", "1s"]).start()
+    many_files_between_seals(base)
+    worker = tdefs.Worker(base, arguments=["--seal-interval", "100ms"]).start()
     together(120, [(seek_dirty, "%s/seek%d" % (worker.mnt, k), 2000 if tdefs.LONG else 60) for k in range(12)])
     hammer("file", worker.mnt + "/file", 8, seed)
     hammer("names", worker.mnt, 8, seed)
