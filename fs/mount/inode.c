@@ -83,6 +83,13 @@ static void table_grow_locked(struct inode_table *t)
 	free(from);
 }
 
+/* Whoever adds inodes faster than the kernel forgets them waits a little: relief.c needs time, descriptors end where they end. */
+static void inode_slow_down(size_t count, size_t crowd)
+{
+	if (count / 5 * 4 > crowd)
+		nanosleep(&(struct timespec){0, count / 7 * 5 > crowd ? 20000000 : 1000000}, NULL);
+}
+
 int inode_get(struct inode_table *t, int fd_arg, const struct stat *st, struct inode **ret)
 {
 	CLEANUP_CLOSE int fd = fd_arg;
@@ -107,9 +114,11 @@ int inode_get(struct inode_table *t, int fd_arg, const struct stat *st, struct i
 	} else {
 		rc = -ENOMEM;
 	}
+	size_t count = t->count, crowd = t->crowd;
 	pthread_mutex_unlock(&t->lock);
 	if (rc == 0)
 		*ret = i;
+	inode_slow_down(count, crowd);
 	return rc;
 }
 
@@ -450,6 +459,7 @@ void inode_await_end(struct inode_table *t, unsigned limit_s)
 void inode_end_crowd(struct inode_table *t)
 {
 	pthread_mutex_lock(&t->lock);
+	t->crowd = SIZE_MAX;
 	t->ending = true;
 	pthread_cond_broadcast(&t->crowded);
 	pthread_mutex_unlock(&t->lock);

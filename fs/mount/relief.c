@@ -1,8 +1,9 @@
 /* relief: asks the kernel to forget inodes, before descriptors run out.
  *
  * An inode holds one descriptor, and another one while it is open or not sealed yet; the kernel keeps inodes until it is short of
- * memory, which may be never. So above half of the limit (RLIMIT_NOFILE) a thread of its own goes round the table and has the
- * kernel drop what nobody uses. Kernels before 6.18 cannot be asked: there the limit is what it is, a million as a rule. */
+ * memory, which may be never. So when there are more than a third of the limit (RLIMIT_NOFILE), a thread of its own goes round the
+ * table and has the kernel drop what nobody uses. Kernels before 6.18 cannot be asked: there the limit is what it is, a million as
+ * a rule. */
 #include "mount/session.h"
 
 #include <limits.h>
@@ -29,6 +30,7 @@ static void *relief_run(void *arg)
 		if (inode_count(t) > s->relief.high)
 			inode_await_end(t, RETRY_S);
 	}
+	inode_end_crowd(t);
 	return NULL;
 }
 
@@ -38,7 +40,7 @@ int relief_start(struct session *s)
 
 	if (getrlimit(RLIMIT_NOFILE, &limit) < 0)
 		return -errno;
-	s->relief.high = (size_t)MIN(limit.rlim_cur, (rlim_t)INT_MAX) / 2;
+	s->relief.high = (size_t)MIN(limit.rlim_cur, (rlim_t)INT_MAX) / 3;
 	int rc = -pthread_create(&s->relief.thread, NULL, relief_run, s);
 	s->relief.started = rc == 0;
 	return rc;

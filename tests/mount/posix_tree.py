@@ -326,6 +326,49 @@ def suid_clearing(d):
     yield brief("m")
 
 
+CAPABILITY = struct.pack("<5I", 0x02000001, 1 << 10, 0, 0, 0)      # version 2, effective: cap_net_bind_service
+
+
+def capabilities(d):
+    """Who changes a file takes its capabilities away, root too."""
+    def has(name):
+        value = call(os.getxattr, name, "security.capability")
+        return value if isinstance(value, str) else len(value)
+
+    def opened(name, flags, change=lambda fd: None):
+        fd = os.open(name, flags)
+        change(fd)
+        os.close(fd)
+
+    def writes(name, flags=0):
+        with mmap.mmap(-1, 4096) as m:
+            opened(name, os.O_WRONLY | flags, lambda fd: os.writev(fd, [m]))
+
+    def maps(fd):
+        with mmap.mmap(fd, 10) as m:
+            m[0] = 65
+
+    changes = {"write": writes, "direct": lambda n: writes(n, os.O_DIRECT), "append": lambda n: writes(n, os.O_APPEND),
+               "truncate": lambda n: os.truncate(n, 3), "trunc": lambda n: opened(n, os.O_WRONLY | os.O_TRUNC),
+               "allocate": lambda n: opened(n, os.O_RDWR, lambda fd: fallocate(fd, 0, 0, 100000)),
+               "map": lambda n: opened(n, os.O_RDWR, maps), "open": lambda n: opened(n, os.O_RDWR),
+               "chown": lambda n: os.chown(n, USER, USER), "same": lambda n: os.chown(n, -1, -1), "chmod": lambda n: os.chmod(n, 0o755)}
+    os.chmod(".", 0o777)
+    for who in (0, USER):
+        for what, change in changes.items():
+            name = "%s%d" % (what, who)
+            make(name, b"x" * 5000)
+            os.chown(name, USER, USER)
+            os.chmod(name, 0o777)
+            os.setxattr(name, "security.capability", CAPABILITY)
+            yield what, who, has(name), as_ids(who, who, change, name), has(name)
+            yield as_ids(who, who, writes, name), has(name)
+    make("t", b"1")
+    os.setxattr("t", "security.capability", CAPABILITY)
+    yield call(os.setxattr, "t", "security.capability", b"junk"), has("t")
+    yield as_ids(USER, USER, os.setxattr, "t", "security.capability", CAPABILITY), as_ids(USER, USER, os.listxattr, "t")
+
+
 def xattrs(d):
     make("f")
     os.mkdir("sub")
@@ -506,7 +549,7 @@ def main():
     os.mkdir(plain)
     os.chmod(worker.mnt, 0o755)
     compare([create_flags, unlinked_but_open, nameless, hard_links, renames, directories, names, symlinks, special_files, owners,
-             suid_clearing, xattrs, acls, times, truncates, readdir_stable], worker.mnt, plain)
+             suid_clearing, capabilities, xattrs, acls, times, truncates, readdir_stable], worker.mnt, plain)
     worker.stop()
 
 
