@@ -1,4 +1,7 @@
-"""Result files: JSON, the tables as Markdown, the plot as SVG. Called as a program it makes the last two again from a result.json."""
+"""Result files: JSON, the tables as Markdown, the plot as SVG.
+
+report.py DIR [README]   makes the last two again from DIR/result.json, and puts them into the README and beside this program
+"""
 import json
 import os
 import shutil
@@ -58,6 +61,22 @@ def write(result, out):
         write_plot(result, out + "/result.svg")
 
 
+def into_readme(result, out, path):
+    """Between the two marks: the table, and how it was made."""
+    begin, end = "<!-- bench:begin -->\n", "<!-- bench:end -->\n"
+    with open(path) as f:
+        before, rest = f.read().split(begin)
+    how = "Medians of %d runs%s, kernel %s, %d CPUs; ± is half the spread of tdefs' runs:\n\n" % (
+        max(len(r) for r in result["rows"][0]["rates"].values()), " (`--quick`, peers once)" if result["quick"] else "", result["kernel"], result["cpus"])
+    with open(path, "w") as f:
+        f.write(before + begin + how + markdown(result) + end + rest.split(end)[1])
+    if os.path.exists(out + "/result.svg"):
+        shutil.copy(out + "/result.svg", os.path.dirname(os.path.abspath(__file__)))
+
+
 if __name__ == "__main__":
     with open(sys.argv[1] + "/result.json") as saved:
-        write(json.load(saved), sys.argv[1])
+        loaded = json.load(saved)
+    write(loaded, sys.argv[1])
+    if len(sys.argv) > 2:
+        into_readme(loaded, sys.argv[1], sys.argv[2])
