@@ -688,7 +688,7 @@ int environment_attach(struct tenant *t, const struct environment_request *reque
 				    : refuse(ret, -EINVAL, "", "attach takes --store DIR, the store to bring back");
 
 	if (rc == 0)
-		rc = region_not_locking(t, env.region, ret);
+		rc = operation_none(t, env.region, ret);
 	if (rc < 0)
 		return rc;
 	ek = KEY_NEW(struct env_key);
@@ -697,7 +697,7 @@ int environment_attach(struct tenant *t, const struct environment_request *reque
 		rc = attach_check(t, &env, ek, ret);
 	if (rc == 0)
 		rc = environment_source(t, &env, &source, ret);
-	/* What the rules on locks and activations take for granted: it is under one of these two. */
+	/* What the rules on locks and activations take for granted: it is under one of these two, and no activation has passed it by. */
 	bool ours = rc == 0 && (strcmp(source.fingerprint, platform_key_fingerprint(t->platform_key)) == 0 ||
 				       (registry_key_of_region(t->registry, env.region, KEY_ACTIVE, &active) == 0 &&
 					       strcmp(active.fingerprint, source.fingerprint) == 0));
@@ -707,7 +707,7 @@ int environment_attach(struct tenant *t, const struct environment_request *reque
 			(void)refuse(ret, rc, "", "the store %s is mounted by another tdefsd", env.store);
 	}
 	if (rc == 0)
-		rc = region_not_locking(t, env.region, ret);
+		rc = operation_none(t, env.region, ret);
 	if (rc == 0) {
 		rc = registry_env_add(t->registry, &env);
 		registered = rc == 0;

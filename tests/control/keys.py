@@ -253,6 +253,10 @@ tenant.lock(second)
 allow_in_log("deleted")
 wait_for(lambda: tenant.json("env", "list") == [], "L8: the deletion of what stays locked")
 check(not os.path.exists(db.store), "L8: the store is gone")
+tenant.keyctl("key", "upload", "late", *other.given())
+equal(states("late", "second"), ["Available", "Locked"], "K6: the region had a key before")
+tenant.patiently("key", "activate", "late", "--yes")
+equal(states("late", "second"), ["Active", "Locked"], "K9: what was deleted is not locked any more")
 
 # A1
 entries = tenant.json("audit")["entries"]

@@ -143,7 +143,7 @@ KekShow           ok     ok     ok     ok     ok     ok     ok     ok     ok    
 EnvScrub          ok     ok     ok     L7     ok     L7     L7     L7     L7     L7     ok
 EnvKey            ok     ok     ok     ok     -      L7     L7     L7     L7     L7     ok
 EnvCreate         ok     ok     ok     ok     ok     L6     ok     ok     ok     ok     ok
-EnvAttach         ok     ok     ok     ok     ok     L6     ok     ok     ok     ok     ok
+EnvAttach         ok     ok     ok     ok     K7     L6     ok     ok     U1     ok     ok
 EnvMount.db       -      -      -      L7     -      L7     L7     L7     L7     L7     -
 EnvMount.off      ok     ok     ok     ok     -      L7     L7     L7     L7     L7     ok
 EnvUnmount        ok     ok     ok     L7     ok     L7     L7     L7     L7     L7     ok

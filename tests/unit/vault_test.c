@@ -6,8 +6,11 @@
 #include "vault/vault.h"
 
 #include <fcntl.h>
+#include <openssl/param_build.h>
+#include <openssl/pkcs12.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -252,6 +255,111 @@ static void pfx_no_bit_flip_gives_another_key(void **state)
 	}
 }
 
+/* What openssl's command does not make: a PFX of any bags. */
+static struct secret pfx_of(PKCS8_PRIV_KEY_INFO *const *keys, size_t n)
+{
+	STACK_OF(PKCS12_SAFEBAG) *bags = sk_PKCS12_SAFEBAG_new_null();
+	STACK_OF(PKCS7) *parts = NULL;
+	unsigned char *der = NULL;
+	struct secret s = {0};
+
+	for (size_t k = 0; k < n; k++) {
+		PKCS12_SAFEBAG *bag = PKCS12_SAFEBAG_create_pkcs8_encrypt(NID_aes_256_cbc, "pw", 2, NULL, 0, 1, keys[k]);
+
+		assert_non_null(bag);
+		assert_true(sk_PKCS12_SAFEBAG_push(bags, bag) > 0);
+	}
+	assert_true(PKCS12_add_safe(&parts, bags, -1, 0, NULL));
+	PKCS12 *p12 = PKCS12_add_safes(parts, 0);
+	assert_true(PKCS12_set_mac(p12, "pw", 2, NULL, 0, 1, NULL));
+	int len = i2d_PKCS12(p12, &der);
+	assert_true(len > 0);
+	assert_int_equal(secret_dup(der, (size_t)len, &s), 0);
+	OPENSSL_free(der);
+	PKCS12_free(p12);
+	sk_PKCS7_pop_free(parts, PKCS7_free);
+	sk_PKCS12_SAFEBAG_pop_free(bags, PKCS12_SAFEBAG_free);
+	return s;
+}
+
+static void pfx_k2_several_keys_and_halves_that_do_not_fit_are_refused(void **state)
+{
+	CLEANUP(rsa_key_freep) struct rsa_key *other = NULL, *found = NULL;
+	CLEANUP(secret_done) struct secret password = password_of("pw");
+	EVP_PKEY *mixed = NULL;
+	const char *why = "";
+
+	(void)state;
+	assert_int_equal(rsa_generate(2048, &other), 0);
+	PKCS8_PRIV_KEY_INFO *two[] = {EVP_PKEY2PKCS8(rsa_pkey(key)), EVP_PKEY2PKCS8(rsa_pkey(other))};
+	CLEANUP(secret_done) struct secret single = pfx_of(two, 1), both = pfx_of(two, 2);
+	assert_int_equal(pfx_read(single.b, single.len, &password, &found, &why), 0);
+	rsa_key_free(TAKE_PTR(found));
+	assert_int_equal(pfx_read(both.b, both.len, &password, &found, &why), -E2BIG);
+	assert_non_null(strstr(why, "several private keys"));
+
+	/* The public half of one, all that is private of the other. */
+	static const char *const names[] = {"n", "e", "d", "rsa-factor1", "rsa-factor2", "rsa-exponent1", "rsa-exponent2", "rsa-coefficient1"};
+	BIGNUM *numbers[ARRAY_LEN(names)] = {NULL};
+	OSSL_PARAM_BLD *build = OSSL_PARAM_BLD_new();
+	for (size_t k = 0; k < ARRAY_LEN(names); k++) {
+		assert_int_equal(EVP_PKEY_get_bn_param(rsa_pkey(k < 2 ? key : other), names[k], &numbers[k]), 1);
+		assert_true(OSSL_PARAM_BLD_push_BN(build, names[k], numbers[k]));
+	}
+	OSSL_PARAM *params = OSSL_PARAM_BLD_to_param(build);
+	EVP_PKEY_CTX *ctx = EVP_PKEY_CTX_new_from_name(NULL, "RSA", NULL);
+	assert_true(EVP_PKEY_fromdata_init(ctx) == 1 && EVP_PKEY_fromdata(ctx, &mixed, EVP_PKEY_KEYPAIR, params) == 1);
+	PKCS8_PRIV_KEY_INFO *halves[] = {EVP_PKEY2PKCS8(mixed)};
+	CLEANUP(secret_done) struct secret wrong = pfx_of(halves, 1);
+	assert_int_equal(pfx_read(wrong.b, wrong.len, &password, &found, &why), -EUCLEAN);
+	assert_non_null(strstr(why, "halves do not belong together"));
+	PKCS8_PRIV_KEY_INFO_free(two[0]);
+	PKCS8_PRIV_KEY_INFO_free(two[1]);
+	PKCS8_PRIV_KEY_INFO_free(halves[0]);
+	EVP_PKEY_free(mixed);
+	EVP_PKEY_CTX_free(ctx);
+	OSSL_PARAM_free(params);
+	OSSL_PARAM_BLD_free(build);
+	for (size_t k = 0; k < ARRAY_LEN(names); k++)
+		BN_free(numbers[k]);
+}
+
+static long peak_kib(void)
+{
+	struct rusage usage;
+
+	getrusage(RUSAGE_SELF, &usage);
+	return usage.ru_maxrss;
+}
+
+/* A PFX as long as one may be, of things that want much: lengths that promise more than is there, nesting, thousands of parts. */
+static void pfx_hostile_files_cost_little_memory(void **state)
+{
+	CLEANUP(secret_done) struct secret password = password_of("pw");
+	CLEANUP(rsa_key_freep) struct rsa_key *found = NULL;
+	CLEANUP_FREE uint8_t *b = calloc(1, PFX_MAX + 1);
+	long before = peak_kib();
+	const char *why = "";
+
+	(void)state;
+	for (unsigned kind = 0; kind < 4; kind++)
+		for (unsigned k = 0; k < 200; k++) {
+			for (size_t at = 0; at + 8 <= PFX_MAX; at += kind == 0 ? 4 : 2)
+				memcpy(b + at, kind == 0   ? (const uint8_t[]){0x30, 0x82, 0xff, 0xff}
+					       : kind == 1 ? (const uint8_t[]){0x30, 0x80, 0, 0}
+					       : kind == 2 ? (const uint8_t[]){0x24, 0x80, 0, 0}
+							   : (const uint8_t[]){0xa0, 0x84, 0x7f, 0xff}, kind == 0 ? 4 : 2);
+			memcpy(b, (const uint8_t[]){0x30, 0x83, 0x00, 0xff, (uint8_t)(0xfb - k), 0x02, 0x01, 0x03}, 8);
+			assert_true(pfx_read(b, PFX_MAX, &password, &found, &why) < 0);
+		}
+	assert_int_equal(pfx_read(b, PFX_MAX + 1, &password, &found, &why), -EUCLEAN);
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+	assert_true(peak_kib() - before < 65536);
+#else
+	(void)before;
+#endif
+}
+
 /* ---- byok ---- */
 
 #define KID "tdefs/acme/kek/1"
@@ -385,6 +493,8 @@ int main(void)
 		cmocka_unit_test(pfx_huge_iteration_counts_are_refused_at_once),
 		cmocka_unit_test(pfx_every_truncation_is_refused),
 		cmocka_unit_test(pfx_no_bit_flip_gives_another_key),
+		cmocka_unit_test(pfx_k2_several_keys_and_halves_that_do_not_fit_are_refused),
+		cmocka_unit_test(pfx_hostile_files_cost_little_memory),
 		cmocka_unit_test(byok_k3_made_by_openssl_is_read),
 		cmocka_unit_test(vault_holds_a_key_until_it_is_destroyed),
 	};
