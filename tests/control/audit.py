@@ -1,4 +1,5 @@
 """A1: every request that changes something and every refusal is one entry and one log line; the chain shows what was done to it."""
+import hashlib
 import os
 import re
 import socket
@@ -82,7 +83,24 @@ count = len(entries())
 check("%d entries, the chain is whole" % count == keeper.keyctl("audit", "--verify").stdout.strip(), "whole")
 env.stop()
 keeper.stop()
-CHANGES = [("UPDATE audit SET detail = detail || 'x' WHERE seq = 3", 3), ("UPDATE audit SET uid = 1 WHERE seq = 1", 1),
+
+
+def entry_hash(seq, time, uid, role, request, object_, rule, outcome, detail, previous, _):
+    """The hash of a row, made independently."""
+    text = "%d %d %d %s %s" % (seq, time, uid, " ".join("%d:%s" % (len(t.encode()), t) for t in (role, request, object_, rule, outcome, detail)),
+                               previous)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+with sqlite3.connect(registry) as db:
+    rows = db.execute("SELECT * FROM audit ORDER BY seq").fetchall()
+db.close()
+for row, before in zip(rows, [[None] * 10 + ["0" * 64]] + rows):
+    equal((row[-1], row[-2]), (entry_hash(*row), before[-1]), "the hash of entry %d" % row[0])
+# Forged well: its own hash is right, the next entry tells.
+forged = list(rows[2])
+forged[8] = "nothing happened"
+CHANGES = [("UPDATE audit SET detail = '%s', hash = '%s' WHERE seq = 3" % (forged[8], entry_hash(*forged)), 4), ("UPDATE audit SET detail = detail || 'x' WHERE seq = 3", 3), ("UPDATE audit SET uid = 1 WHERE seq = 1", 1),
            ("UPDATE audit SET hash = replace(hash, substr(hash, 1, 1), 'x') WHERE seq = 2", 2),
            ("DELETE FROM audit WHERE seq = 4", 4), ("DELETE FROM audit WHERE seq = 1", 1),
            ("DELETE FROM audit WHERE seq = (SELECT max(seq) FROM audit)", "the last"), ("DELETE FROM audit", 1),
