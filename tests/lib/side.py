@@ -80,6 +80,16 @@ class Side:
             os.close(self.slots[slot])
             self.slots[slot] = None
 
+    def tmpfile(self, p, slot, excl):
+        """A file without a name (open(2), O_TMPFILE)."""
+        fd = os.open(self.at(p), os.O_TMPFILE | os.O_RDWR | (os.O_EXCL if excl else 0), 0o640)
+        self.close(slot)
+        self.slots[slot] = fd
+
+    def publish(self, slot, p):
+        """A name for an open file, which may have none."""
+        os.link("/proc/self/fd/%d" % self.fd(slot), self.at(p), follow_symlinks=True)
+
     def truncate(self, p, n):
         os.truncate(self.at(p), n)
 

@@ -92,6 +92,8 @@ def nanoseconds(r):
 KINDS = [
     (14, "create", lambda r, p, q, s: (p, r.choice([0, 1, 100, 4096, 4097, 15000, 300000]), r.randrange(256))),
     (24, "open", lambda r, p, q, s: (p, s, r.choice(FLAGS))),
+    (2, "tmpfile", lambda r, p, q, s: (r.choice(DIRS), s, r.random() < 0.2)),
+    (3, "publish", lambda r, p, q, s: (s, p)),
     (25, "pwrite", lambda r, p, q, s: (s, offset(r), length(r), r.randrange(256))),
     (20, "pread", lambda r, p, q, s: (s, offset(r), length(r))),
     (4, "direct", lambda r, p, q, s: (p, r.randrange(300) * r.choice([512, BLOCK]), r.choice([1, 2, 16, 130]) * r.choice([512, BLOCK]),
