@@ -37,6 +37,7 @@ static const char usage[] =
 struct check {
 	struct volume *v;
 	bool repair, json;
+	bool unseen; /* something could not be opened, so that not everything is recovered */
 	uint64_t repaired, left;
 	json_t *findings;
 	struct scrub scrub;
@@ -55,6 +56,7 @@ static void check_report(struct check *c, const struct scrub_finding *f)
 		c->repaired += weight;
 	else
 		c->left += weight;
+	c->unseen |= !f->done && f->kind != SCRUB_BLOCKS && f->kind != SCRUB_ATTRIBUTE && f->kind != SCRUB_TARGET;
 	scrub_describe(f, text, sizeof(text));
 	if (c->json)
 		json_array_append_new(c->findings, json_pack("{ss ss ss ss sb sI sI}", "kind", scrub_kind_name(f->kind), "text", text, "path",
@@ -342,6 +344,8 @@ int main(int argc, char **argv)
 	bool clean = c.repair ? c.v->header.unclean_count == 0 : c.v->header.clean;
 	c.findings = json_array();
 	rc = check_all(&c);
+	if (rc == 0 && c.repair && !c.unseen)
+		volume_forget_unclean(c.v);
 	int closed = volume_close(c.v);
 	if (rc == 0)
 		rc = closed;

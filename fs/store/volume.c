@@ -195,6 +195,11 @@ int volume_close(struct volume *v)
 	return rc;
 }
 
+void volume_forget_unclean(struct volume *v)
+{
+	v->header.unclean_count = 0;
+}
+
 bool volume_epoch_unclean(const struct volume *v, uint64_t epoch)
 {
 	size_t lo = 0, hi = v->header.unclean_count;

@@ -56,6 +56,9 @@ int volume_open(const char *path, const struct env_key *ek, const struct volume_
 /* Every content must be closed before. Returns 0 when the volume is now clean. Frees v and wipes its keys always. */
 int volume_close(struct volume *v);
 
+/* Before closing, for who has opened and so recovered every file since it opened the volume: nothing is in flux from any epoch, and
+ * nothing will be accepted as if it were. */
+void volume_forget_unclean(struct volume *v);
 /* Whether a slot of this epoch may describe what a crash interrupted. */
 bool volume_epoch_unclean(const struct volume *v, uint64_t epoch);
 /* Rotation of the environment key. begin makes next the key, durably: from here on new files are under it, and content_rotate

@@ -2,6 +2,7 @@
 Nothing is ever deleted: what cannot be saved lies in STORE/quarantine. And the same on a mounted environment, with keyctl scrub."""
 import json
 import os
+import re
 import shutil
 import stat
 import sys
@@ -256,3 +257,33 @@ keeper.keyctl("scrub", "env")
 look(Row("written anew", None, []))
 env.stop()
 equal(fsck(ok=(0,))[1]["damaged"], 0, "in the end")
+
+# After a crash --repair recovers everything, and no epoch is left in which blocks would be accepted as they stand.
+def unclean():
+    with open(store + "/tdefs.env") as f:
+        return re.search(r"^unclean = \[(.*)\];", f.read(), re.M).group(1)
+
+
+keeper.keyctl("env", "mount", "env")
+with open(mnt + "/crashed", "wb") as f:
+    f.write(contents["a"])
+    f.flush()
+    os.fsync(f.fileno())
+    f.write(contents["e"])
+pid = next(int(p) for p in os.listdir("/proc") if p.isdigit() and (lambda c: b"tdefs-mount" in c and mnt.encode() in c.split(b"\0"))(
+    open("/proc/%s/cmdline" % p, "rb").read()))
+keeper.process.kill()
+keeper.process.wait()
+os.kill(pid, 9)
+wait_for(lambda: not os.path.exists("/proc/%d" % pid), "the worker's end")
+run("umount", "-l", mnt, ok=None)
+keeper.start()
+wait_for(lambda: mounted(mnt) and os.path.exists(mnt + "/crashed"), "the mount")
+env.stop()
+check(unclean(), "an unclean epoch")
+report = fsck("--repair", "--yes", ok=(0,))[1]
+equal((unclean(), report["damaged"]), ("", 0), "unclean epochs after a repair")
+keeper.keyctl("env", "mount", "env")
+with open(mnt + "/crashed", "rb") as f:
+    check(f.read()[:len(contents["a"])] == contents["a"], "what was synced before the crash")
+env.stop()

@@ -94,10 +94,100 @@ static void name_from_another_directory_is_left_out(void **state)
 	test_remove(dir);
 }
 
+/* Every bit and length of tdefs.dir, of the id's copy, of a side file and its copy: what is left serves, or nothing does. */
+static void damaged_ids_and_long_names_are_refused_or_served_by_a_copy(void **state)
+{
+	char dir[64], name[201], lower[256], plain[DIR_NAME_MAX + 1];
+	uint8_t id_copy[56], both[1024], sealed[300];
+	struct dir_id id, got;
+	struct dir_stream *stream;
+	struct dir_entry entry;
+
+	(void)state;
+	test_dir(dir);
+	store_create(dir);
+	struct volume *v = store_open(dir);
+	id = store_root_id(v);
+	memset(name, 'n', 200);
+	name[200] = '\0';
+	int fd = dir_create(v, v->root_fd, &id, name, &store_owner);
+	assert_true(fd >= 0);
+
+	/* ids */
+	int raw = openat(v->root_fd, "tdefs.dir", O_RDWR);
+	assert_int_equal(pread(raw, both, sizeof(both), 0), sizeof(both));
+	assert_int_equal(io_getxattr(v->root_fd, "user.tdefs.id", id_copy, sizeof(id_copy)), sizeof(id_copy));
+	assert_memory_equal(id_copy, both, sizeof(id_copy));
+	assert_int_equal(io_removexattr(v->root_fd, "user.tdefs.id"), 0);
+	for (unsigned bit = 0; bit < 8 * sizeof(id_copy); bit++) {
+		for (unsigned sector = 0; sector < 2; sector++) {
+			uint8_t byte = both[512 * sector + bit / 8] ^ (uint8_t)(1u << bit % 8);
+
+			assert_int_equal(pwrite(raw, &byte, 1, 512 * sector + bit / 8), 1);
+			assert_int_equal(dir_id_load(v, v->root_fd, &got), sector == 0 ? 0 : -EBADMSG);
+		}
+		/* The copy alone, good and with the same bit flipped. */
+		assert_int_equal(io_setxattr(v->root_fd, "user.tdefs.id", id_copy, sizeof(id_copy), 0), 0);
+		assert_int_equal(dir_id_load(v, v->root_fd, &got), 0);
+		assert_memory_equal(&got, &id, sizeof(id));
+		id_copy[bit / 8] ^= (uint8_t)(1u << bit % 8);
+		assert_int_equal(io_setxattr(v->root_fd, "user.tdefs.id", id_copy, sizeof(id_copy), 0), 0);
+		assert_int_equal(dir_id_load(v, v->root_fd, &got), -EBADMSG);
+		id_copy[bit / 8] ^= (uint8_t)(1u << bit % 8);
+		assert_int_equal(io_removexattr(v->root_fd, "user.tdefs.id"), 0);
+		assert_int_equal(pwrite(raw, both, sizeof(both), 0), sizeof(both));
+	}
+	for (off_t len = 0; len < 56; len++) {
+		assert_int_equal(ftruncate(raw, len), 0);
+		assert_int_equal(dir_id_load(v, v->root_fd, &got), -EBADMSG);
+	}
+	assert_int_equal(pwrite(raw, both, sizeof(both), 0), sizeof(both));
+	close(raw);
+
+	/* long names */
+	assert_int_equal(dir_lower_name(v, &id, name, lower), 0);
+	lower[0] = 'n';
+	raw = openat(v->root_fd, lower, O_RDWR);
+	ssize_t n = pread(raw, sealed, sizeof(sealed), 0);
+	assert_int_equal(n, 216);
+	assert_int_equal(io_removexattr(fd, "user.tdefs.name"), 0);
+	for (unsigned k = 0; k < 9 * (unsigned)n; k++) {
+		if (k < 8 * (unsigned)n) {
+			uint8_t byte = sealed[k / 8] ^ (uint8_t)(1u << k % 8);
+
+			assert_int_equal(pwrite(raw, &byte, 1, k / 8), 1);
+		} else {
+			assert_int_equal(ftruncate(raw, k - 8 * n), 0);
+		}
+		for (int copy = 0; copy < 2; copy++) {
+			unsigned seen = 0;
+
+			if (copy)
+				assert_int_equal(io_setxattr(fd, "user.tdefs.name", sealed, (size_t)n, 0), 0);
+			assert_int_equal(dir_stream_open(v, v->root_fd, &id, &stream), 0);
+			while (dir_stream_next(stream, &entry) == 1)
+				if (entry.name[0] != '.') {
+					strcpy(plain, entry.name);
+					seen++;
+				}
+			dir_stream_close(stream);
+			assert_int_equal(seen, copy);
+		}
+		assert_string_equal(plain, name);
+		assert_int_equal(io_removexattr(fd, "user.tdefs.name"), 0);
+		assert_int_equal(pwrite(raw, sealed, (size_t)n, 0), n);
+	}
+	close(raw);
+	close(fd);
+	assert_int_equal(volume_close(v), 0);
+	test_remove(dir);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {cmocka_unit_test(names_of_every_length_roundtrip),
-		cmocka_unit_test(name_from_another_directory_is_left_out)};
+		cmocka_unit_test(name_from_another_directory_is_left_out),
+		cmocka_unit_test(damaged_ids_and_long_names_are_refused_or_served_by_a_copy)};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
