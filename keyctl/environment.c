@@ -278,6 +278,8 @@ enum status env_lock(const struct options *o, char **arguments)
 		const json_t *users = json_object_get(answer, "users");
 		if (json_array_size(users))
 			printf(o->dry_run ? "These processes would lose their files:\n" : "These processes had files open:\n");
+		else if (json_is_true(json_object_get(answer, "users_unknown")))
+			printf("Which processes had files open could not be found out in time\n");
 		else if (o->dry_run)
 			printf("No process has files open\n");
 		json_array_foreach(users, k, user) printf("  %lld %s\n", number_of(user, "pid"), text_of(user, "name"));

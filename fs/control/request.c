@@ -10,7 +10,7 @@
 #include <string.h>
 
 #define STATUS_LIMIT_MS 5000
-#define USERS_LIMIT_MS 2000
+#define USERS_LIMIT_MS 4000
 #define AUDIT_PAGE 200 /* entries a reply */
 #define STRANGER_NS UINT64_C(60000000000)
 
@@ -206,9 +206,10 @@ static int do_env_lock(struct request *rq)
 	if (rc < 0)
 		return rc;
 	json_object_set_new(rq->reply, "users", users_json(&users));
+	json_object_set_new(rq->reply, "users_unknown", json_boolean(users.unknown));
 	json_object_set_new(rq->reply, "message", json_string(rq->refusal.text));
 	/* The audit entry says both. */
-	if (users.count) {
+	if (users.count || users.unknown) {
 		char message[160], names[300];
 
 		snprintf(message, sizeof(message), "%.159s", rq->refusal.text);

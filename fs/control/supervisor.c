@@ -19,7 +19,7 @@
 
 #define START_LIMIT_MS 60000
 #define STATUS_LIMIT_MS 5000
-#define USERS_LIMIT_MS 2000
+#define USERS_LIMIT_MS 4000
 #define DETACH_LIMIT_MS 5000
 #define LOCK_SLACK_MS 3000 /* over lock.timeout, for the way there and back */
 #define KILL_LIMIT_MS 5000

@@ -53,7 +53,10 @@ int worker_unmount(struct worker *w, struct link_message *m)
 	int rc = mounter_ask(w->mounter.orders, MOUNTER_UNMOUNT, -1, &w->cancel);
 
 	if (rc < 0) {
-		snprintf(m->text, sizeof(m->text), "%s", rc == -EBUSY ? "processes still use it" : rc == -ECANCELED ? "it was locked meanwhile" : strerror(-rc));
+		snprintf(m->text, sizeof(m->text), "%s",
+			rc == -EBUSY	   ? "processes still use it"
+			: rc == -ECANCELED ? "it was locked meanwhile"
+					   : strerror(-rc));
 		return rc;
 	}
 	rc = worker_finish(w);

@@ -91,6 +91,8 @@ static const char *worker_open_error(int rc)
 		return "the environment header was changed by somebody who does not have the key";
 	case EKEYREJECTED:
 		return "the key is not this environment's";
+	case ENOSPC:
+		return "the store's disk is full: a mount needs a few KiB there, for its header";
 	case EBUSY:
 		return "another worker has the store mounted";
 	case ESTALE:

@@ -96,8 +96,8 @@ static void *take_down_run(void *arg)
 	int rc = environment_take_down(d->t, &d->env, &users, &why);
 	users_text(&users, names, sizeof(names));
 	snprintf(row.object, sizeof(row.object), "%s", d->env.name);
-	snprintf(row.detail, sizeof(row.detail), "%s%s%s%.90s", users.count ? "had files open: " : "", names,
-		users.count && why.text[0] ? "; " : "", why.text);
+	snprintf(row.detail, sizeof(row.detail), "%s%s%s%.90s", names[0] ? "had files open: " : "", names,
+		names[0] && why.text[0] ? "; " : "", why.text);
 	if (rc < 0)
 		strcpy(row.outcome, "failed");
 	if (audit_add(d->t->registry, &row) < 0)

@@ -176,7 +176,7 @@ void users_text(const struct users *u, char *ret, size_t size)
 {
 	size_t used = 0;
 
-	ret[0] = '\0';
+	snprintf(ret, size, "%s", u->unknown ? "processes that could not be listed in time" : "");
 	for (uint32_t k = 0; k < MIN(u->count, USERS_MAX) && used + 40 < size; k++)
 		used += (size_t)snprintf(ret + used, size - used, "%s%s (%d)", k ? ", " : "", u->list[k].name, (int)u->list[k].pid);
 	if (u->count > USERS_MAX && used + 40 < size)

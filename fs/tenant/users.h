@@ -14,7 +14,7 @@ struct users {
 };
 /* Looks through /proc for at most timeout_ms. Nobody, where nothing is mounted there. Never waits for the mount itself. */
 void users_find(const char *mountpoint, unsigned timeout_ms, struct users *ret);
-/* "postgres (12), sh (13) and 4 more", cut off to size. Empty for none. */
+/* "postgres (12), sh (13) and 4 more", cut off to size. Empty for none, and words for unknown. */
 void users_text(const struct users *u, char *ret, size_t size);
 /* The mount's device number from mountinfo; 0 where nothing of ours is mounted. */
 dev_t users_device(const char *mountpoint);

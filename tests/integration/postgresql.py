@@ -146,4 +146,5 @@ def main():
     environment.stop()
 
 
-main()
+if __name__ == "__main__":
+    main()
