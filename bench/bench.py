@@ -4,6 +4,7 @@ import mmap
 import os
 import re
 import shutil
+import signal
 import statistics
 import sys
 import tempfile
@@ -42,7 +43,7 @@ def attempt(what, s, f, *arguments):
     try:
         return f(s, *arguments)
     except (RuntimeError, OSError, ValueError, IndexError, AttributeError) as e:
-        print("%s on %s: %s" % (what, s.name, str(e)[-300:]), file=sys.stderr)
+        print("%s on %s: %s" % (what, s.name, " ".join(str(e).split())[:400]), file=sys.stderr)
         return None
 
 
@@ -76,7 +77,7 @@ def measure_costs(chosen, live, quick):
 def main():
     p = argparse.ArgumentParser(prog="bench/run.sh", description=__doc__)
     p.add_argument("--bin", required=True, help=argparse.SUPPRESS)
-    p.add_argument("--quick", action="store_true", help="smaller and shorter, peers once: ten minutes with all of them")
+    p.add_argument("--quick", action="store_true", help="smaller and shorter, peers once: a quarter of an hour with all of them")
     p.add_argument("--peers", action="store_true", help="other encrypters too, those that are installed")
     p.add_argument("--workload", default="", help="those, and the costs, whose name matches this regular expression")
     p.add_argument("--repeat", type=int, default=3)
@@ -95,6 +96,7 @@ def main():
     touch_memory()
     made, base = memory_ext4() if not o.dir else (None, tempfile.mkdtemp(prefix="tdefs-bench-", dir=o.dir))
     os.chmod(base, 0o755)
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(1))
     live = []
     try:
         for kind in kinds:
@@ -108,8 +110,10 @@ def main():
                   "rows": measure(chosen, live, o.repeat, 1 if o.quick else o.repeat, o.quick),
                   "costs": measure_costs(chosen_costs, live, o.quick)}
     finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
         for s in live:
-            s.end()
+            attempt("the end", s, lambda system: system.end())
         if made:
             systems.run("umount", base)
         shutil.rmtree(made or base, ignore_errors=True)

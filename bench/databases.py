@@ -88,7 +88,7 @@ class Pgbench:
         options = [] if self.step == "read-write" else ["-S"]
         if self.step == "read-only warm":
             self.do(s, "pgbench", "-n", "-S", "-c", 4, "-j", 2, "-T", 2, "postgres")
-        out = self.do(s, "pgbench", "-n", *options, "-c", 4, "-j", 2, "-T", 3 if quick else 8, "postgres")
+        out = self.do(s, "pgbench", "-n", *options, "-c", 4, "-j", 2, "-T", 2 if quick else 8, "postgres")
         self.stop(s)
         return float([line for line in out.splitlines() if line.startswith("tps =")][0].split()[2])
 

@@ -7,7 +7,11 @@ import time
 
 def run(*argv, **more):
     more.setdefault("stdin", subprocess.DEVNULL)
-    done = subprocess.run([str(a) for a in argv], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", **more)
+    more.setdefault("timeout", 600)
+    try:
+        done = subprocess.run([str(a) for a in argv], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", **more)
+    except subprocess.TimeoutExpired as e:
+        raise RuntimeError("%s: not done in %d s" % (argv[0], e.timeout)) from None
     if done.returncode != 0:
         raise RuntimeError("%s: %d\n%s" % (" ".join(map(str, argv)), done.returncode, done.stdout))
     return done.stdout

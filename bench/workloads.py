@@ -16,7 +16,7 @@ def file_size(quick):
 
 def fio(system, quick, rw, bs, *more, size=None, runtime=None, jobs=1):
     """MiB/s. runtime 0: once over the file."""
-    timed = ["--time_based", "--runtime=%d" % (runtime or (2 if quick else 5))] if runtime != 0 else []
+    timed = ["--time_based", "--runtime=%d" % (runtime or (1 if quick else 5))] if runtime != 0 else []
     out = run("fio", "--name=w", "--filename=%s/fio" % system.dir, "--rw=" + rw, "--bs=" + bs, "--size=%d" % (size or file_size(quick)),
               "--numjobs=%d" % jobs, "--group_reporting", "--output-format=json", "--randrepeat=1", "--invalidate=0", "--fallocate=none",
               *timed, *more)
