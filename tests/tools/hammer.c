@@ -238,7 +238,7 @@ static void on_state(struct hammer *h)
 		break;
 	case 1:
 		at = lseek(h->fd, (off_t)draw(h, OWNED_END * BLOCK), draw(h, 2) ? SEEK_DATA : SEEK_HOLE);
-		if (at < 0)
+		if (at < 0 && errno != ENXIO) /* at first there is no data at all */
 			fail("lseek", 0, 0);
 		break;
 	case 2:
