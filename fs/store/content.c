@@ -161,6 +161,8 @@ static int content_choose_slot(struct content *c, const uint8_t *header)
 		return content_refuse(c, UINT64_MAX, "a state slot does not verify");
 	if (c->slot.epoch > c->v->header.epoch)
 		return content_refuse(c, UINT64_MAX, "a state slot from the future: the environment header is an old one");
+	/* A torn slot is written over, for only a crash that is remembered excuses it. */
+	c->slot_dirty = rc[1 - c->slot_index] == -EBADMSG;
 	return 0;
 }
 
@@ -199,6 +201,8 @@ static int content_load(struct content *c, uint64_t cipher_len)
 	if (volume_epoch_unclean(c->v, c->slot.epoch)) {
 		bool writable = volume_writable(c->v) == 0;
 
+		if (writable && blocks == 0)
+			return recover_empty(c);
 		if (c->slot.sealed == blocks && content_all_zero(c->slot.marks, SLOT_BITMAP_SIZE))
 			return writable ? recover_leftovers(c) : 0;
 		c->accept_flux = !writable;

@@ -67,6 +67,8 @@ int content_forget_tail(struct content *c, uint64_t size) MUST_CHECK;
 int recover_content(struct content *c) MUST_CHECK;
 /* R3 for a file with nothing in flux: it may have been cut when it crashed. */
 int recover_leftovers(struct content *c) MUST_CHECK;
+/* The header, and perhaps entries, of a file whose first bytes never came: it is empty. */
+int recover_empty(struct content *c) MUST_CHECK;
 int recover_lost_header(struct content *c, uint64_t cipher_len) MUST_CHECK;
 
 DEFINE_CLEANUP(struct content *, content_close);

@@ -204,6 +204,21 @@ int recover_leftovers(struct content *c)
 	return rc;
 }
 
+int recover_empty(struct content *c)
+{
+	struct stat st;
+	int rc = io_fstatat(c->fd, "", &st, AT_EMPTY_PATH);
+
+	if (rc == 0)
+		rc = io_ftruncate(c->fd, 0);
+	if (rc < 0)
+		return rc;
+	(void)!io_utimensat(c->fd, "", (struct timespec[2]){st.st_atim, st.st_mtim}, AT_EMPTY_PATH);
+	c->has_header = false;
+	c->slot_dirty = false;
+	return 0;
+}
+
 int recover_lost_header(struct content *c, uint64_t cipher_len)
 {
 	struct stat st;

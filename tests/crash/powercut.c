@@ -1,6 +1,7 @@
 /* powercut: cuts the power between any two lower writes, and asks whether what was promised holds.
  *
- *     powercut [STATES [SEED]]     this many states (4000), the planted bugs before
+ *     powercut [STATES [SEED]]           this many states (4000), the planted bugs before
+ *     powercut --round WORKLOAD SEED     one round again, as a failure names it
  *
  * Each round runs one workload on a new store, records what it does below, and builds crash states of it (record.h), half of them
  * journal, half loose. One in eight is cut again while it recovers. Each is checked against the model (crash.h). */
@@ -131,6 +132,19 @@ static void power_cuts_keep_the_promise(void **state)
 	assert_int_equal(all.refused, 0);
 }
 
+static int one_round(const char *workload, uint64_t seed)
+{
+	struct tally t = {0};
+
+	test_dir(scratch_dir);
+	for (size_t w = 0; w < crash_workload_count; w++)
+		if (strcmp(crash_workloads[w].name, workload) == 0)
+			run_round(&crash_workloads[w], NULL, seed, STATES_A_ROUND, &t);
+	test_remove(scratch_dir);
+	printf("%u states, %u violations, %u refusals\n", t.states, t.violations, t.refused);
+	return t.states == 0 || t.violations + t.refused > 0;
+}
+
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {cmocka_unit_test(planted_bugs_are_found), cmocka_unit_test(power_cuts_keep_the_promise)};
@@ -138,6 +152,8 @@ int main(int argc, char **argv)
 	/* Thousands of syncs: in memory they cost nothing, and nothing here depends on a real one. */
 	if (access("/dev/shm", W_OK) == 0)
 		setenv("TMPDIR", "/dev/shm", 1);
+	if (argc == 4 && strcmp(argv[1], "--round") == 0)
+		return one_round(argv[2], strtoull(argv[3], NULL, 16));
 	if (getenv("TDEFS_LONG"))
 		states_wanted = 100000;
 	if (argc > 1)

@@ -123,7 +123,8 @@ static void tree_change(struct crash *h, size_t from)
 	struct tree *t = &h->trees[h->tree_count++];
 	*t = (struct tree){from, malloc((before.count + 2) * sizeof(*t->entries)), before.count};
 	assert_non_null(t->entries);
-	memcpy(t->entries, before.entries, before.count * sizeof(*t->entries));
+	for (unsigned k = 0; k < before.count; k++)
+		t->entries[k] = before.entries[k];
 }
 
 static void tree_add(struct crash *h, uint32_t dir, const char *name, uint32_t obj)
