@@ -23,8 +23,10 @@ int link_connect(const char *path)
 
 	if (rc < 0)
 		return rc;
+	const struct timeval limit = {.tv_sec = LINK_CONNECT_S};
 	CLEANUP_CLOSE int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
-	if (fd < 0 || connect(fd, (struct sockaddr *)&address, sizeof(address)) < 0)
+	/* One that is stopped takes no connections; where enough wait already, connect(2) would wait for ever. */
+	if (fd < 0 || setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit)) < 0 || connect(fd, (struct sockaddr *)&address, sizeof(address)) < 0)
 		return -errno;
 	return TAKE_FD(fd);
 }

@@ -80,6 +80,8 @@ struct link_message {
 
 /* Listens at path, replacing a dead socket; -EADDRINUSE when somebody answers there. The caller owns the descriptor. */
 int link_listen(const char *path) MUST_CHECK;
+/* -EAGAIN where the worker takes no connection for LINK_CONNECT_S. */
+#define LINK_CONNECT_S 3
 int link_connect(const char *path) MUST_CHECK;
 /* Takes one connection; a peer of another uid is dropped: -EPERM. */
 int link_accept(int listen_fd) MUST_CHECK;

@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -259,6 +260,16 @@ for sig in signal.SIGKILL, signal.SIGSTOP:
         os.kill(pid, signal.SIGCONT)
         tenant.start()
         os.kill(pid, signal.SIGSTOP)
+        waiting = []                    # more than its socket's queue takes: a further connect(2) would not come back
+        try:
+            for _ in range(100):
+                s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+                s.setblocking(False)
+                s.connect(tenant.runtime + "/meets.worker")
+                waiting.append(s)
+            fail("the queue of the worker's socket has no end")
+        except BlockingIOError:
+            pass
     out = ended(start("lock", "meets"), 0)
     if sig == signal.SIGSTOP:
         check("did not answer and was killed" in out, "the lock says what it did: " + out)
