@@ -42,23 +42,14 @@ static void interrupt(int signal)
 	interrupted = signal;
 }
 
-/* The line up to its end; false when a signal came first. */
-static bool secret_line(int tty, struct secret *line, size_t *ret_len)
+/* Signals that would end keyctl only note that they came, while catching; read(2) ends with them. */
+static void interrupts(bool catching)
 {
-	const struct sigaction catch = {.sa_handler = interrupt}; /* without SA_RESTART: read(2) ends */
 	static const int signals[] = {SIGINT, SIGTERM, SIGHUP, SIGQUIT};
-	struct sigaction saved[ARRAY_LEN(signals)];
-	size_t len = 0;
+	const struct sigaction noted = {.sa_handler = interrupt}, usual = {.sa_handler = SIG_DFL};
 
-	interrupted = 0;
 	for (size_t k = 0; k < ARRAY_LEN(signals); k++)
-		sigaction(signals[k], &catch, &saved[k]);
-	while (len < line->len && !interrupted && read(tty, line->b + len, 1) == 1 && line->b[len] != '\n')
-		len++;
-	for (size_t k = 0; k < ARRAY_LEN(signals); k++)
-		sigaction(signals[k], &saved[k], NULL);
-	*ret_len = len;
-	return !interrupted;
+		sigaction(signals[k], catching ? &noted : &usual, NULL);
 }
 
 /* One line from the terminal, not shown; whatever ends the asking, the terminal shows again what is typed. */
@@ -75,12 +66,16 @@ static enum status secret_ask(const char *prompt, struct secret *ret)
 		return client_error(STATUS_FAILED, "out of memory");
 	hidden = shown;
 	hidden.c_lflag &= ~(tcflag_t)ECHO;
+	interrupted = 0;
+	interrupts(true);
 	tcsetattr(tty, TCSAFLUSH, &hidden);
 	dprintf(tty, "%s", prompt);
-	bool whole = secret_line(tty, &line, &len);
+	while (len < PASSWORD_MAX && !interrupted && read(tty, line.b + len, 1) == 1 && line.b[len] != '\n')
+		len++;
 	tcsetattr(tty, TCSAFLUSH, &shown);
 	dprintf(tty, "\n");
-	if (!whole) {
+	interrupts(false);
+	if (interrupted) {
 		secret_done(&line);
 		raise(interrupted);
 	}
