@@ -109,6 +109,12 @@ for more in (True, False):
     if more:
         equal(replies[-2]["parameters"]["done"], replies[-2]["parameters"]["total"], "progress to its end")
 
+# K1: not even on the wire is there a key without a password.
+for password in (b"", b"a\0b"):
+    reply = call(tenant.socket, "KeyGenerate", {"name": "x", "password": 0}, [memfd(password)])
+    equal(outcome(reply), "K1", "K1: %s" % reply)
+equal(outcome(call(tenant.socket, "KeyGenerate", {"name": "x", "password": 0}, [memfd(b"x" * 1025)])), "-", "K1: longer than any")
+
 # Secrets do not come in another way: unsealed files, pipes, no descriptor at all, files without an end.
 read_end, write_end = os.pipe()
 sealed, unsealed = memfd(open(one.pfx, "rb").read()), memfd(open(one.pfx, "rb").read(), 0)
