@@ -270,8 +270,7 @@ with open(mnt + "/crashed", "wb") as f:
     f.flush()
     os.fsync(f.fileno())
     f.write(contents["e"])
-pid = next(int(p) for p in os.listdir("/proc") if p.isdigit() and (lambda c: b"tdefs-mount" in c and mnt.encode() in c.split(b"\0"))(
-    open("/proc/%s/cmdline" % p, "rb").read()))
+pid = keeper.json("env", "show", "env")["pid"]
 keeper.process.kill()
 keeper.process.wait()
 os.kill(pid, 9)
