@@ -163,38 +163,6 @@ enum status env_return(const struct options *o, char **arguments)
 	return status;
 }
 
-/* Follows the rotation to its end; ending keyctl does not end it. */
-enum status env_rotate(const struct options *o, char **arguments)
-{
-	const struct timespec pause = {0, 100000000};
-	bool terminal = isatty(STDERR_FILENO);
-	json_t *answer = NULL;
-	enum status status = client_call(o, "EnvRotate", json_pack("{ss}", "name", arguments[0]), &answer);
-	const json_t *env = json_object_get(answer, "environment");
-
-	while (status == STATUS_DONE && json_is_true(json_object_get(env, "rotating")) && !text_of(env, "rotate_error")[0]) {
-		if (terminal)
-			fprintf(stderr, "\r%lld files are under version %lld", number_of(env, "rotated_files"), number_of(env, "key_version"));
-		nanosleep(&pause, NULL);
-		json_decref(answer);
-		status = client_call(o, "EnvShow", json_pack("{ss}", "name", arguments[0]), &answer);
-		env = json_object_get(answer, "environment");
-	}
-	if (terminal)
-		fputc('\n', stderr);
-	if (status == STATUS_DONE && o->json)
-		client_print_json(env);
-	if (status == STATUS_DONE && (strcmp(text_of(env, "state"), "mounted") != 0 || number_of(env, "key_version") == 0))
-		status = client_error(STATUS_FAILED, "%s was unmounted, or its worker ended, meanwhile; the rotation goes on at its next mount", arguments[0]);
-	else if (status == STATUS_DONE && text_of(env, "rotate_error")[0])
-		status = client_error(STATUS_FAILED, "the rotation waits, both keys are held: %s", text_of(env, "rotate_error"));
-	else if (status == STATUS_DONE && !o->json)
-		printf("%s has environment key version %lld; %lld files were moved to it, the old key is destroyed\n", arguments[0],
-			number_of(env, "key_version"), number_of(env, "rotated_files"));
-	json_decref(answer);
-	return status;
-}
-
 enum status env_attach(const struct options *o, char **arguments)
 {
 	CLEANUP_CLOSE int key_fd = -1;

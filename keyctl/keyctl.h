@@ -15,7 +15,7 @@ enum status {
 
 struct options {
 	const char *socket;
-	bool json, yes, force, dry_run, verify, repair;
+	bool json, yes, force, dry_run, verify, repair, data, pause, resume, status;
 	const char *confirm, *mountpoint, *store, *type, *region, *key, *out, *password_file, *accept_older;
 	int password_fd; /* -1: not given */
 };

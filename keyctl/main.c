@@ -21,8 +21,7 @@ static const struct command commands[] = {
 	{"env delete", "NAME --confirm NAME", 1, "destroy its key and its data", "c", env_delete},
 	{"lock", "NAME [--dry-run]", 1, NULL, "d", env_lock},
 	{"unlock", "NAME", 1, "unmount at once, wipe its key; bring it back", "", env_unlock},
-	{"rotate", "NAME", 1, NULL, "", env_rotate},
-	{"scrub", "NAME [--repair]", 1, "new key, files move to it; verify every block", "R", report_scrub},
+	{"rotate", "NAME [--data|--status|--pause|--resume]", 1, "new key; --data: for all content too", "DUTE", env_rotate},
 	{"key generate", "NAME --out FILE.pfx", 1, "make a key, save its file", "ropP", key_generate},
 	{"key upload", "NAME FILE", 2, "bring a .pfx or .byok", "rpP", key_upload},
 	{"key list", "", 0, NULL, "", key_list},
@@ -31,7 +30,8 @@ static const struct command commands[] = {
 	{"key unlock", "NAME FILE", 2, "after a lock: the same file again", "pP", key_unlock},
 	{"kek show", "[--out FILE.pem]", 0, "what .byok files are wrapped to", "o", kek_show},
 	{"tenant lock", "--key FILE", 0, "take all of a region offline", "krcpP", tenant_lock},
-	{"audit", "[--verify]", 0, "who did what; --verify checks the chain", "v", report_audit},
+	{"scrub", "NAME [--repair]", 1, NULL, "R", report_scrub},
+	{"audit", "[--verify]", 0, "verify every block; who did what", "v", report_audit},
 };
 
 static const struct option long_options[] = {{"socket", required_argument, NULL, 'S'}, {"json", no_argument, NULL, 'j'},
@@ -40,7 +40,9 @@ static const struct option long_options[] = {{"socket", required_argument, NULL,
 	{"region", required_argument, NULL, 'r'}, {"force", no_argument, NULL, 'f'}, {"confirm", required_argument, NULL, 'c'},
 	{"dry-run", no_argument, NULL, 'd'}, {"accept-older", required_argument, NULL, 'A'},
 	{"key", required_argument, NULL, 'k'}, {"out", required_argument, NULL, 'o'}, {"password-file", required_argument, NULL, 'p'},
-	{"password-fd", required_argument, NULL, 'P'}, {"verify", no_argument, NULL, 'v'}, {"repair", no_argument, NULL, 'R'}, {0}};
+	{"password-fd", required_argument, NULL, 'P'}, {"verify", no_argument, NULL, 'v'},
+	{"data", no_argument, NULL, 'D'}, {"pause", no_argument, NULL, 'U'}, {"status", no_argument, NULL, 'T'}, {"repair", no_argument, NULL, 'R'},
+	{"resume", no_argument, NULL, 'E'}, {0}};
 
 static void usage(FILE *f)
 {
@@ -85,7 +87,7 @@ int main(int argc, char **argv)
 	while ((option = getopt_long(argc, argv, "", long_options, NULL)) != -1) {
 		size_t n = strlen(given);
 
-		if (n + 1 < sizeof(given) && strchr("mstrfcdvkopPAR", option)) {
+		if (n + 1 < sizeof(given) && strchr("mstrfcdvkopPARDUTE", option)) {
 			given[n] = (char)option;
 			given[n + 1] = '\0';
 		}
@@ -142,6 +144,18 @@ int main(int argc, char **argv)
 			break;
 		case 'R':
 			o.repair = true;
+			break;
+		case 'D':
+			o.data = true;
+			break;
+		case 'U':
+			o.pause = true;
+			break;
+		case 'T':
+			o.status = true;
+			break;
+		case 'E':
+			o.resume = true;
 			break;
 		case 'h':
 			usage(stdout);

@@ -32,8 +32,12 @@ static void health_text(const json_t *env, char ret[160])
 			if (number_of(env, counts[k].key))
 				n += (size_t)snprintf(ret + n, 160 - n, "%s%s %lld", n ? ", " : "", counts[k].words,
 					number_of(env, counts[k].key));
-		if (json_is_true(json_object_get(env, "rotating")))
+		if (json_is_true(json_object_get(env, "rotate_paused")))
+			snprintf(ret + n, 160 - n, "%srotation paused", n ? ", " : "");
+		else if (json_is_true(json_object_get(env, "rotating")))
 			snprintf(ret + n, 160 - n, "%srotating (%lld files)", n ? ", " : "", number_of(env, "rotated_files"));
+		else if (json_is_true(json_object_get(env, "rotating_data")))
+			snprintf(ret + n, 160 - n, "%srotating data (%lld %%)", n ? ", " : "", number_of(env, "rotate_percent"));
 	}
 }
 

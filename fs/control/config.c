@@ -5,7 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
-enum type { TEXT, PATH, BOOL, COUNT, DURATION };
+enum type { TEXT, PATH, BOOL, COUNT, SIZE, DURATION };
 
 #define OFF(member) offsetof(struct config, member)
 static const struct setting {
@@ -32,6 +32,7 @@ static const struct setting {
 	{"mount.restart_limit", COUNT, OFF(restart_limit), "5", 0, 1000},
 	{"mount.restart_delay", DURATION, OFF(restart_delay_ns), "1s", 0, 0},
 	{"mount.unmount_on_stop", BOOL, OFF(unmount_on_stop), "false", 0, 0},
+	{"rotate.max_rate", SIZE, OFF(rotate_max_rate), "0", 0, 0},
 	{"lock.timeout", DURATION, OFF(lock_timeout_ns), "30s", 0, 0},
 	{"lock.on_lock", TEXT, OFF(on_lock), "", 0, 0},
 	{"lock.on_lock_user", TEXT, OFF(on_lock_user), "root", 0, 0},
@@ -110,6 +111,11 @@ static int setting_store(const struct setting *d, const config_setting_t *s, str
 		*(int *)member = (int)n;
 		return 0;
 	}
+	case SIZE:
+		if ((type != CONFIG_TYPE_INT && type != CONFIG_TYPE_INT64) || config_setting_get_int64(s) < 0)
+			return setting_error(ret_error, s, d->name, "a number of bytes is wanted, as 20000000 (L behind it from 2 GB on)");
+		*(uint64_t *)member = (uint64_t)config_setting_get_int64(s);
+		return 0;
 	case DURATION:
 		text = type == CONFIG_TYPE_STRING ? config_setting_get_string(s) : "";
 		if (duration_parse(text, member) < 0 || *(uint64_t *)member == 0)

@@ -12,6 +12,7 @@ struct config {
 	int threads, spin_us;
 	uint64_t activation_interval_ns, lock_after_key_change_ns, unlock_after_lock_ns, delete_locked_after_ns, delete_warning_ns,
 		confirm_text_ns; /* guard.* */
+	uint64_t rotate_max_rate; /* bytes/s; 0: any */
 	uint64_t seal_interval_ns, lock_timeout_ns, restart_delay_ns;
 	char *on_lock, *on_lock_user;
 	uint64_t on_lock_timeout_ns;

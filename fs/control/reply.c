@@ -32,6 +32,27 @@ static void environment_key(struct keeper *k, const struct registry_env *env, js
 	json_object_set_new(o, "fingerprint", json_string(source.fingerprint));
 }
 
+static void rotation_json(const struct link_status *st, json_t *o)
+{
+	static const char *const phases[] = {"", "recovering", "key", "counting", "data"};
+	uint64_t percent = st->rotate_total ? MIN(st->rotate_bytes * 100 / st->rotate_total, 100u) : 0, seconds = 0;
+	double s = (double)st->rotate_ns / 1e9, rate = s > 0.1 ? (double)st->rotate_encrypted / s : 0;
+
+	if (rate > 0 && st->rotate_total > st->rotate_bytes)
+		seconds = (uint64_t)((double)(st->rotate_total - st->rotate_bytes) / rate);
+	json_object_set_new(o, "rotating_data", json_boolean(st->rotating_data));
+	json_object_set_new(o, "rotate_paused", json_boolean(st->rotate_paused));
+	json_object_set_new(o, "rotate_phase", json_string(st->rotate_phase < ARRAY_LEN(phases) ? phases[st->rotate_phase] : ""));
+	json_object_set_new(o, "rotate_percent", json_number(percent));
+	json_object_set_new(o, "rotate_bytes", json_number(st->rotate_bytes));
+	json_object_set_new(o, "rotate_total", json_number(st->rotate_total));
+	json_object_set_new(o, "rotate_rate", json_number((uint64_t)rate));
+	json_object_set_new(o, "rotate_files_rate", json_number((uint64_t)(s > 0.1 ? (double)st->rotate_files / s : 0)));
+	json_object_set_new(o, "rotate_seconds_left", json_number(seconds));
+	json_object_set_new(o, "rotate_left", json_number(st->rotate_left));
+	json_object_set_new(o, "rotate_held_us", json_number(st->rotate_held_ns / 1000));
+}
+
 json_t *environment_json(struct keeper *k, const struct registry_env *env)
 {
 	const struct supervised *found = supervisor_find(&k->supervisor, env->name);
@@ -64,6 +85,7 @@ json_t *environment_json(struct keeper *k, const struct registry_env *env)
 	json_object_set_new(o, "key_version", json_number(st->key_version));
 	json_object_set_new(o, "rotating", json_boolean(st->rotating));
 	json_object_set_new(o, "rotated_files", json_number(st->rotate_files));
+	rotation_json(st, o);
 	json_object_set_new(o, "rotate_error", json_string(st->rotate_error ? strerror(-st->rotate_error) : ""));
 	json_object_set_new(o, "memory_locked", json_boolean(st->memory_locked));
 	int64_t deleted = env->state == ENV_TENANT_LOCKED ? env->changed + duration_s(k->config.delete_locked_after_ns) : 0;
@@ -113,7 +135,7 @@ static void attention_of_environment(const json_t *o, char *line, size_t size)
 	else if (number_in(o, "refused"))
 		snprintf(line, size, "%s has refused damaged data, %lld in number: run keyctl scrub %s", name, number_in(o, "refused"), name);
 	else if (text_in(o, "rotate_error")[0])
-		snprintf(line, size, "%s: the rotation of its key waits: %.200s; keyctl rotate %s tries again", name, text_in(o, "rotate_error"),
+		snprintf(line, size, "%s: its rotation waits: %.200s; keyctl rotate %s --resume tries again", name, text_in(o, "rotate_error"),
 			name);
 	else if (number_in(o, "restarts"))
 		snprintf(line, size, "%s was started again, %lld time%s: %.250s", name, number_in(o, "restarts"),

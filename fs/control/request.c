@@ -11,6 +11,7 @@
 
 #define STATUS_LIMIT_MS 5000
 #define USERS_LIMIT_MS 4000
+#define ROTATE_PAUSE_LIMIT_MS 60000 /* the step under way comes to its end */
 #define AUDIT_PAGE 200 /* entries a reply */
 #define STRANGER_NS UINT64_C(60000000000)
 
@@ -235,11 +236,39 @@ static int do_env_unlock(struct request *rq)
 static int do_env_rotate(struct request *rq)
 {
 	const char *name;
+	bool data;
 	int rc = parameter_text(rq, "name", true, &name);
 
 	if (rc == 0)
-		rc = environment_rotate(&rq->k->tenant, name, &rq->refusal);
+		rc = parameter_bool(rq, "data", &data);
+	if (rc == 0)
+		rc = environment_rotate(&rq->k->tenant, name, data, &rq->refusal);
 	return rc < 0 ? rc : reply_environment(rq, name);
+}
+
+static int do_env_rotate_pause(struct request *rq)
+{
+	struct link_message m = {.type = LINK_ROTATE_PAUSE};
+	struct registry_env env;
+	const char *name;
+	bool paused;
+	int rc = parameter_text(rq, "name", true, &name);
+
+	if (rc == 0)
+		rc = parameter_bool(rq, "paused", &paused);
+	if (rc == 0)
+		rc = environment_get(&rq->k->tenant, name, &env, &rq->refusal);
+	if (rc < 0)
+		return rc;
+	if (env.state == ENV_LOCKED || env.state == ENV_TENANT_LOCKED)
+		return refuse(&rq->refusal, -ENOKEY, "L7", "%s is locked: nothing in it moves", name);
+	if (!rq->k->tenant.workers.alive(rq->k->tenant.workers.ctx, name))
+		return refuse(&rq->refusal, -ENOTCONN, "", "%s is not mounted: its rotation goes on, or waits, when it is", name);
+	m.flag = paused;
+	rc = supervisor_call(&rq->k->supervisor, name, ROTATE_PAUSE_LIMIT_MS, &m);
+	if (rc < 0)
+		return refuse(&rq->refusal, rc, "", "%s: %s", name, rc == -ENOENT ? "no rotation is under way" : strerror(-rc));
+	return reply_environment(rq, name);
 }
 
 #define SCRUB_PAGE 50u
@@ -374,6 +403,7 @@ static const struct request_entry {
 	{"EnvLock", ADMINS, true, do_env_lock, NULL},
 	{"EnvUnlock", ROLE_TENANT_ADMIN, true, do_env_unlock, NULL},
 	{"EnvRotate", ADMINS, true, do_env_rotate, NULL},
+	{"EnvRotatePause", ADMINS, true, do_env_rotate_pause, NULL},
 	{"EnvScrub", ADMINS, false, do_env_scrub, NULL},
 	{"EnvApply", ROLE_TENANT_ADMIN, true, do_env_apply, NULL},
 	{"EnvReturn", ROLE_TENANT_ADMIN, true, do_env_return, NULL},

@@ -133,11 +133,12 @@ static void mount_detach(struct supervisor *s, const char *mountpoint)
 
 static pid_t worker_spawn(const struct supervisor *s, const struct registry_env *env, const char *socket)
 {
-	char threads[16], spin[16], interval[32];
+	char threads[16], spin[16], interval[32], rate[32];
 
 	snprintf(threads, sizeof(threads), "%d", s->config->threads);
 	snprintf(spin, sizeof(spin), "%d", s->config->spin_us);
 	duration_format(s->config->seal_interval_ns, interval, sizeof(interval));
+	snprintf(rate, sizeof(rate), "%llu", (unsigned long long)s->config->rotate_max_rate);
 	pid_t pid = fork();
 	if (pid != 0)
 		return pid;
@@ -152,7 +153,7 @@ static pid_t worker_spawn(const struct supervisor *s, const struct registry_env 
 		dup2(null, STDOUT_FILENO);
 	}
 	execl(s->worker, s->worker, "--name", env->name, "--store", env->store, "--mountpoint", env->mountpoint, "--socket", socket,
-		"--threads", threads, "--spin-us", spin, "--seal-interval", interval, (char *)NULL);
+		"--threads", threads, "--spin-us", spin, "--seal-interval", interval, "--rotate-max-rate", rate, (char *)NULL);
 	_exit(127);
 }
 
@@ -377,9 +378,9 @@ static int ops_rewrap(void *ctx, const char *name, const struct env_wrap *wraps,
 	return rc;
 }
 
-static int ops_rotate(void *ctx, const char *name, const struct env_key *ek, const struct env_wrap *wraps, size_t n, char *text)
+static int ops_rotate(void *ctx, const char *name, const struct env_key *ek, const struct env_wrap *wraps, size_t n, bool data, char *text)
 {
-	struct link_message m = {.type = LINK_ROTATE, .rotate = {.key = *ek, .count = (uint32_t)n}};
+	struct link_message m = {.type = LINK_ROTATE, .flag = data, .rotate = {.key = *ek, .count = (uint32_t)n}};
 
 	if (n > ENV_WRAPS_MAX)
 		return -EINVAL;

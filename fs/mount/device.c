@@ -52,6 +52,8 @@ static void device_spin(const struct session *s, int fd)
 
 static ssize_t device_read(int fd, void *buf, size_t len, void *userdata)
 {
+	struct session *s = userdata;
+
 	device_spin(userdata, fd);
 	ssize_t n = read(fd, buf, len);
 	struct fuse_in_header *h = buf;
@@ -61,6 +63,7 @@ static ssize_t device_read(int fd, void *buf, size_t len, void *userdata)
 		errno = ENODEV;
 	if (n < (ssize_t)sizeof(*h))
 		return n;
+	atomic_fetch_add_explicit(&s->requests, 1, memory_order_relaxed);
 	kill_privileges = request_kills(h, (size_t)n);
 	tmpfile_request = h->opcode == FUSE_TMPFILE;
 	if (tmpfile_request)

@@ -306,6 +306,34 @@ static void inode_let_go(struct inode_table *t, struct inode *i)
 	pthread_mutex_unlock(&i->lock);
 }
 
+int inode_rotate(struct inode_table *t, struct inode *i)
+{
+	int rc;
+
+	pthread_mutex_lock(&i->lock);
+	if (i->content) {
+		rc = content_rotate(i->content);
+	} else {
+		CLEANUP_CLOSE int fd = io_reopen(i->fd, O_RDWR);
+
+		rc = fd < 0 ? fd : content_rotate_file(t->v, fd);
+		if (rc == -EUCLEAN) {
+			struct content *c = NULL;
+
+			rc = content_open(t->v, TAKE_FD(fd), &c);
+			if (rc == 0)
+				rc = content_rotate(c);
+			content_close(c);
+		}
+	}
+	/* The sector's write keeps mtime, but not one that was set meanwhile. */
+	inode_touch(i);
+	if (i->opens == 0)
+		inode_restore_mtime_locked(i);
+	pthread_mutex_unlock(&i->lock);
+	return rc;
+}
+
 /* The inodes there are, each with a reference of ours. */
 static struct inode **inode_collect(struct inode_table *t, size_t *ret_n)
 {

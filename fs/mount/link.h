@@ -16,7 +16,8 @@ enum link_type {
 	LINK_LOCK,    /* arg: time limit in ms. The lock order of ending.c; the worker ends with the reply, its memory wiped. Taken
 	               * at any time, also while another order waits for the disk: those get -EBUSY then */
 	LINK_REWRAP,
-	LINK_ROTATE, /* key and wraps of the next version; the worker goes on with it by itself */
+	LINK_ROTATE, /* key and wraps of the next version; flag: the data too. The worker goes on with it by itself */
+	LINK_ROTATE_PAUSE, /* flag: pause; without it: go on. -ENOENT: there is nothing to pause */
 	LINK_SCRUB, /* flag: LINK_SCRUB_*; without any, how far the last one is */
 	LINK_FINDING, /* arg: number of one of its findings, from 0; the reply's flag says whether there is one */
 	LINK_REPLY,
@@ -43,6 +44,12 @@ struct link_status {
 	uint32_t key_version;
 	uint64_t rotate_files; /* moved to the current key since it came */
 	int32_t rotate_error;  /* of the last walk, which is tried again at the next mount or order */
+	uint8_t rotating_data, rotate_paused;
+	uint32_t rotate_phase; /* enum rotate_phase */
+	uint64_t rotate_bytes, rotate_total; /* of content: gone through, and there are; 0: not known yet */
+	uint64_t rotate_encrypted, rotate_ns; /* bytes encrypted again, and since when the phase runs */
+	uint64_t rotate_left;  /* files that do not verify */
+	uint64_t rotate_held_ns; /* the longest that blocks were withheld from others */
 };
 
 /* Of a scrub, for people and programs; what does not fit is cut. */

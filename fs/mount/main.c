@@ -16,6 +16,7 @@ static const char usage[] =
 	"  --threads N            threads that serve requests (4)\n"
 	"  --spin-us N            microseconds to look out for the next request before sleeping (50)\n"
 	"  --seal-interval TIME   between two rounds of sealing, as 30s\n"
+	"  --rotate-max-rate N    bytes a second that a rotation of the data may encrypt (0: any)\n"
 	"  --read-only            mount read-only\n"
 	"  --help\n";
 
@@ -24,6 +25,7 @@ int main(int argc, char **argv)
 	static const struct option options[] = {{"name", required_argument, NULL, 'n'}, {"store", required_argument, NULL, 's'},
 		{"mountpoint", required_argument, NULL, 'm'}, {"socket", required_argument, NULL, 'S'},
 		{"threads", required_argument, NULL, 't'}, {"spin-us", required_argument, NULL, 'u'}, {"seal-interval", required_argument, NULL, 'i'},
+		{"rotate-max-rate", required_argument, NULL, 'R'},
 		{"read-only", no_argument, NULL, 'r'}, {"help", no_argument, NULL, 'h'}, {0}};
 	struct worker_arguments a = {.mount = {.threads = 4, .spin_us = 50, .seal_interval_ns = UINT64_C(30000000000)}};
 	int option;
@@ -61,6 +63,9 @@ int main(int argc, char **argv)
 				fprintf(stderr, "tdefs-mount: --seal-interval takes a time as 30s, not %s\n", optarg);
 				return 2;
 			}
+			break;
+		case 'R':
+			a.mount.rotate_max_rate = strtoull(optarg, NULL, 10);
 			break;
 		case 'r':
 			a.mount.read_only = true;

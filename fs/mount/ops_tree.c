@@ -421,7 +421,8 @@ static void tree_link(fuse_req_t req, fuse_ino_t ino, fuse_ino_t parent, const c
 	struct dir_id id;
 	int rc = inode_dir_id(&s->inodes, dir, &id);
 
-	if (rc == 0 && volume_rotating(s->v)) {
+	rotate_move_begin(&s->rotate);
+	if (rc == 0 && rotate_wants_moves(&s->rotate)) {
 		struct stat st;
 
 		rc = io_fstatat(ops_inode(s, ino)->fd, "", &st, AT_EMPTY_PATH);
@@ -430,6 +431,7 @@ static void tree_link(fuse_req_t req, fuse_ino_t ino, fuse_ino_t parent, const c
 	}
 	if (rc == 0)
 		rc = dir_link(s->v, ops_inode(s, ino)->fd, dir->fd, &id, name);
+	rotate_move_end(&s->rotate);
 	inode_changed(&s->inodes, NULL);
 	tree_reply_entry(req, s, dir, name, rc);
 }
@@ -461,7 +463,7 @@ static int tree_before_move(struct session *s, struct inode *dir, const struct d
 {
 	struct stat st;
 
-	if (!volume_rotating(s->v))
+	if (!rotate_wants_moves(&s->rotate))
 		return 0;
 	CLEANUP_CLOSE int fd = dir_lookup(s->v, dir->fd, id, name, &st);
 	/* The rename itself says what is wrong. */
@@ -477,12 +479,14 @@ static void tree_rename(fuse_req_t req, fuse_ino_t parent, const char *name, fus
 
 	if (rc == 0)
 		rc = inode_dir_id(&s->inodes, dir2, &id2);
+	rotate_move_begin(&s->rotate);
 	if (rc == 0)
 		rc = tree_before_move(s, dir, &id, name);
 	if (rc == 0 && (flags & RENAME_EXCHANGE))
 		rc = tree_before_move(s, dir2, &id2, name2);
 	if (rc == 0)
 		rc = dir_rename(s->v, dir->fd, &id, name, dir2->fd, &id2, name2, flags);
+	rotate_move_end(&s->rotate);
 	inode_changed(&s->inodes, NULL);
 	ops_reply_error(req, rc);
 }

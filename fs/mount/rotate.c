@@ -1,148 +1,358 @@
 /* rotate: see rotate.h. */
 #include "mount/session.h"
 
+#include "base/io.h"
 #include "base/log.h"
-#include "store/scrub.h"
+#include "store/filehead.h"
+#include "store/journal.h"
+#include "store/recrypt.h"
 
 #include <fcntl.h>
 #include <string.h>
 
+/* Beside other work re-encryption takes one part in so many of the time: after a step it rests for as many times as long. */
+#define REST_SHARE 20u
+#define REST_MAX_NS UINT64_C(1000000000)
+#define REST_SLICE_NS UINT64_C(20000000)
+
+/* Small files that go together in a step. */
+struct batch {
+	unsigned count;
+	uint64_t blocks;
+	struct inode *inodes[RECRYPT_FILES_MAX];
+	uint64_t sizes[RECRYPT_FILES_MAX];
+	struct recrypt_file files[RECRYPT_FILES_MAX];
+	char *names[RECRYPT_FILES_MAX]; /* for messages */
+};
+
 void rotate_init(struct rotate *r, struct session *s)
 {
 	*r = (struct rotate){.session = s};
-	pthread_mutex_init(&r->lock, NULL);
-}
-
-static void rotate_forget(struct rotate *r)
-{
-	while (r->kept_count > 0)
-		close(r->kept[--r->kept_count]);
-	free(r->kept);
-	free(r->known);
-	r->kept = NULL;
-	r->known = NULL;
-	r->known_size = r->known_count = 0;
+	walk_init(&r->walk);
 }
 
 void rotate_done(struct rotate *r)
 {
-	rotate_forget(r);
-	pthread_mutex_destroy(&r->lock);
+	walk_done(&r->walk);
 }
 
-/* ---- which directories are known; lock held ---- */
-
-static size_t known_slot(const struct rotate *r, uint64_t ino)
+static bool rotate_under_way(struct volume *v)
 {
-	size_t k = (size_t)(ino * UINT64_C(0x9e3779b97f4a7c15) >> 20) & (r->known_size - 1);
-
-	while (r->known[k] && r->known[k] != ino)
-		k = (k + 1) & (r->known_size - 1);
-	return k;
-}
-
-/* 1 when it is new, 0 when it was known. */
-static int known_add(struct rotate *r, uint64_t ino)
-{
-	if (2 * r->known_count >= r->known_size) {
-		struct rotate larger = {.known_size = r->known_size ? 2 * r->known_size : 1024};
-
-		larger.known = calloc(larger.known_size, sizeof(*larger.known));
-		if (!larger.known)
-			return -ENOMEM;
-		for (size_t k = 0; k < r->known_size; k++)
-			if (r->known[k])
-				larger.known[known_slot(&larger, r->known[k])] = r->known[k];
-		free(r->known);
-		r->known = larger.known;
-		r->known_size = larger.known_size;
-	}
-	size_t k = known_slot(r, ino);
-	if (r->known[k])
-		return 0;
-	r->known[k] = ino;
-	r->known_count++;
-	return 1;
-}
-
-static int rotate_keep(struct rotate *r, int fd, uint64_t ino)
-{
-	pthread_mutex_lock(&r->lock);
-	int rc = known_add(r, ino);
-	int *more = rc > 0 ? realloc(r->kept, (r->kept_count + 1) * sizeof(*more)) : NULL;
-	int copy = more ? fcntl(fd, F_DUPFD_CLOEXEC, 0) : -1;
-	if (more)
-		r->kept = more;
-	if (rc > 0 && copy < 0)
-		rc = more ? -errno : -ENOMEM;
-	if (copy >= 0)
-		r->kept[r->kept_count++] = copy;
-	pthread_mutex_unlock(&r->lock);
-	return MIN(rc, 0);
-}
-
-static int rotate_next_kept(struct rotate *r)
-{
-	pthread_mutex_lock(&r->lock);
-	int fd = r->kept_count ? r->kept[--r->kept_count] : -1;
-	pthread_mutex_unlock(&r->lock);
-	return fd;
+	return volume_rotating(v) || volume_data_rotating(v);
 }
 
 /* ---- one object ---- */
 
-static int rotate_one(struct rotate *r, int fd, const struct stat *st)
+/* The first sector of a file, as it lies there; no magic where it holds nothing. */
+static int rotate_peek(int fd, const struct stat *st, uint8_t ret[SECTOR_SIZE])
 {
-	struct inode_table *inodes = &r->session->inodes;
-	struct content *c;
-	struct inode *i;
+	memset(ret, 0, SECTOR_SIZE);
+	if (st->st_size == 0)
+		return 0;
+	CLEANUP_CLOSE int copy = io_reopen(fd, O_RDONLY);
+	return copy < 0 ? copy : io_pread_full(copy, ret, SECTOR_SIZE, 0, NULL);
+}
+
+static int rotate_inode(struct rotate *r, int fd, const struct stat *st, struct inode **ret)
+{
 	int copy = fcntl(fd, F_DUPFD_CLOEXEC, 0);
 
-	if (copy < 0)
-		return -errno;
-	int rc = inode_get(inodes, copy, st, &i);
+	return copy < 0 ? -errno : inode_get(&r->session->inodes, copy, st, ret);
+}
+
+/* 1 when it was moved to the environment's key. */
+static int rotate_key_of(struct rotate *r, int fd, const struct stat *st)
+{
+	struct inode_table *inodes = &r->session->inodes;
+	uint8_t sector[SECTOR_SIZE];
+	struct inode *i;
+	int rc = rotate_peek(fd, st, sector);
+
+	if (rc < 0 || st->st_size == 0 || filehead_says(sector).ek_version == volume_key_version(r->session->v))
+		return rc;
+	rc = rotate_inode(r, fd, st, &i);
 	if (rc < 0)
 		return rc;
-	rc = inode_open(inodes, i, &c);
-	if (rc == 0) {
-		rc = content_rotate(c);
-		inode_touch(i); /* as after a seal */
-		inode_release(inodes, i);
-	}
+	rc = inode_rotate(inodes, i);
 	inode_put(inodes, i, 1);
 	return rc;
 }
 
+static int rotate_open(struct rotate *r, int fd, const struct stat *st, struct inode **ret, struct content **ret_content)
+{
+	struct inode_table *inodes = &r->session->inodes;
+	int rc = rotate_inode(r, fd, st, ret);
+
+	if (rc < 0)
+		return rc;
+	rc = inode_open(inodes, *ret, ret_content);
+	if (rc < 0)
+		inode_put(inodes, *ret, 1);
+	return rc;
+}
+
+static void rotate_close(struct rotate *r, struct inode *i)
+{
+	inode_release(&r->session->inodes, i);
+	inode_put(&r->session->inodes, i, 1);
+}
+
+/* Opening a file applies what the journal has for it. */
+static int rotate_recover(struct rotate *r, int fd, const struct stat *st)
+{
+	struct content *c;
+	struct inode *i;
+
+	if (journal_pending(r->session->v) == 0)
+		return 0;
+	int rc = rotate_open(r, fd, st, &i, &c);
+	if (rc == 0)
+		rotate_close(r, i);
+	return rc;
+}
+
+/* Whether its content was encrypted before this rotation. */
+static int rotate_is_old(struct rotate *r, int fd, const struct stat *st)
+{
+	struct filehead_says says;
+	uint8_t sector[SECTOR_SIZE];
+	int rc = rotate_peek(fd, st, sector);
+
+	if (rc < 0 || st->st_size == 0)
+		return rc;
+	says = filehead_says(sector);
+	return says.two_keys || says.data_version != volume_data_version(r->session->v);
+}
+
+/* ---- what moves ---- */
+
+void rotate_move_begin(struct rotate *r)
+{
+	pthread_rwlock_rdlock(&r->walk.moves);
+}
+
+void rotate_move_end(struct rotate *r)
+{
+	pthread_rwlock_unlock(&r->walk.moves);
+}
+
+bool rotate_wants_moves(const struct rotate *r)
+{
+	return atomic_load(&r->running);
+}
+
 int rotate_before_move(struct rotate *r, int fd, const struct stat *st)
 {
-	int rc = 0;
+	int rc = 0, phase = atomic_load(&r->phase);
 
-	if (!volume_rotating(r->session->v))
-		return 0;
 	if (S_ISDIR(st->st_mode))
-		rc = rotate_keep(r, fd, st->st_ino);
-	else if (S_ISREG(st->st_mode))
-		rc = rotate_one(r, fd, st);
+		rc = walk_keep(&r->walk, fd, st->st_ino);
+	else if (!S_ISREG(st->st_mode))
+		return 0;
+	else if (phase == ROTATE_RECOVER)
+		rc = walk_keep(&r->walk, fd, st->st_ino);
+	else if (phase == ROTATE_KEY)
+		rc = rotate_key_of(r, fd, st);
+	else if (phase == ROTATE_DATA && (rc = rotate_is_old(r, fd, st)) > 0)
+		rc = walk_keep(&r->walk, fd, st->st_ino);
 	/* What verifies with neither key loses nothing. */
 	return rc < 0 && rc != -EBADMSG ? rc : 0;
 }
 
-/* ---- the walk ---- */
+/* ---- rest ---- */
 
-static int rotate_file(void *ctx, int fd, const struct stat *st, const char *lower, const char *plain)
+static void rotate_sleep(struct rotate *r, uint64_t ns)
+{
+	while (ns > 0 && !atomic_load(&r->stop)) {
+		uint64_t slice = MIN(ns, REST_SLICE_NS);
+
+		nanosleep(&(struct timespec){0, (long)slice}, NULL);
+		ns -= slice;
+	}
+}
+
+/* After a step that took so long: others first, then the limit that was set. */
+static void rotate_rest(struct rotate *r, uint64_t took_ns)
+{
+	uint64_t requests = atomic_load(&r->session->requests), max_rate = r->session->options.rotate_max_rate;
+	bool busy = requests != r->requests;
+
+	if (busy)
+		rotate_sleep(r, MIN((REST_SHARE - 1) * took_ns, REST_MAX_NS));
+	r->requests = atomic_load(&r->session->requests);
+	if (max_rate) {
+		double due = (double)atomic_load(&r->encrypted) / (double)max_rate * 1e9;
+		double spent = (double)(clock_monotonic_ns() - atomic_load(&r->begun_ns));
+
+		if (due > spent)
+			rotate_sleep(r, (uint64_t)(due - spent));
+	}
+}
+
+/* ---- content ---- */
+
+static void rotate_refused(struct rotate *r, const char *plain, int rc)
+{
+	atomic_fetch_add(&r->left, 1);
+	log_warn("%s: rotation: %s %s and keeps its key", r->session->name, plain,
+		rc == -EBADMSG ? "does not verify" : strerror(-rc));
+}
+
+/* One step for files[0..n]; results are theirs. */
+static int rotate_step(struct rotate *r, struct recrypt_file *files, unsigned n)
+{
+	uint64_t bytes = 0, begun = clock_monotonic_ns();
+	int rc = atomic_load(&r->stop) ? -ECANCELED : recrypt_step(r->recrypt, files, n, &bytes);
+
+	if (rc < 0)
+		return rc;
+	atomic_fetch_add(&r->encrypted, bytes);
+	if (n == 1)
+		atomic_fetch_add(&r->bytes, bytes);
+	if (recrypt_held_ns(r->recrypt) > atomic_load(&r->held_ns))
+		atomic_store(&r->held_ns, recrypt_held_ns(r->recrypt));
+	rotate_rest(r, clock_monotonic_ns() - begun);
+	return 0;
+}
+
+static int batch_flush(struct rotate *r)
+{
+	struct batch *b = r->batch;
+	int rc = b->count ? rotate_step(r, b->files, b->count) : 0;
+
+	for (unsigned k = 0; k < b->count; k++) {
+		int one = b->files[k].result;
+
+		if (rc == 0 && one < 0 && one != -EBADMSG)
+			rc = one;
+		else if (rc == 0 && one < 0)
+			rotate_refused(r, b->names[k], one);
+		else if (rc == 0 && one > 0)
+			atomic_fetch_add(&r->files, 1);
+		r->found += rc == 0 && one > 0;
+		inode_touch(b->inodes[k]);
+		rotate_close(r, b->inodes[k]);
+		if (rc == 0)
+			atomic_fetch_add(&r->bytes, b->sizes[k]);
+		free(b->names[k]);
+	}
+	b->count = 0;
+	b->blocks = 0;
+	return rc;
+}
+
+static int rotate_large(struct rotate *r, struct inode *i, struct content *c, const char *plain)
+{
+	struct recrypt_file file = {.content = c};
+	uint64_t before = atomic_load(&r->bytes), size = content_size(c);
+	struct stat st;
+	int rc = 0;
+
+	while (rc == 0 && file.result == 0) {
+		/* What loses its name meanwhile needs no new key. */
+		if (io_fstatat(i->fd, "", &st, AT_EMPTY_PATH) == 0 && st.st_nlink == 0)
+			break;
+		rc = rotate_step(r, &file, 1);
+		inode_touch(i);
+	}
+	if (rc < 0)
+		return rc;
+	if (file.result < 0 && file.result != -EBADMSG)
+		return file.result;
+	if (file.result < 0)
+		rotate_refused(r, plain, file.result);
+	else if (file.result > 0)
+		atomic_fetch_add(&r->files, 1);
+	r->found += file.result > 0;
+	/* Holes count as gone through. */
+	atomic_store(&r->bytes, before + size);
+	return 0;
+}
+
+static int visit_data(void *ctx, int fd, const struct stat *st, const char *plain)
 {
 	struct rotate *r = ctx;
+	struct batch *b = r->batch;
+	struct content *c;
+	struct inode *i;
 
 	if (atomic_load(&r->stop))
 		return -ECANCELED;
-	int rc = rotate_one(r, fd, st);
+	int rc = rotate_is_old(r, fd, st);
+	if (rc == 0)
+		atomic_fetch_add(&r->bytes, (uint64_t)st->st_size);
+	if (rc > 0)
+		rc = rotate_open(r, fd, st, &i, &c);
+	else
+		return rc;
 	if (rc == -EBADMSG) {
-		log_warn("%s: rotation: %s (%s) does not verify and is left as it is", r->session->name, plain, lower);
+		rotate_refused(r, plain, rc);
 		return 0;
 	}
-	if (rc > 0)
+	if (rc < 0)
+		return rc;
+	/* By another name it is there already. */
+	for (unsigned k = 0; k < b->count; k++)
+		if (b->inodes[k] == i) {
+			rotate_close(r, i);
+			return 0;
+		}
+	uint64_t left = recrypt_blocks_left(c);
+	if (left > RECRYPT_SMALL) {
+		rc = batch_flush(r);
+		if (rc == 0)
+			rc = rotate_large(r, i, c, plain);
+		rotate_close(r, i);
+		return rc;
+	}
+	char *name = strdup(plain);
+	if (!name) {
+		rotate_close(r, i);
+		return -ENOMEM;
+	}
+	if (b->count >= recrypt_files(r->recrypt) || b->blocks + left > recrypt_room(r->recrypt))
+		rc = batch_flush(r);
+	b->inodes[b->count] = i;
+	b->sizes[b->count] = (uint64_t)st->st_size;
+	b->names[b->count] = name;
+	b->files[b->count++] = (struct recrypt_file){.content = c};
+	b->blocks += left;
+	return rc;
+}
+
+static int visit_count(void *ctx, int fd, const struct stat *st, const char *plain)
+{
+	struct rotate *r = ctx;
+
+	(void)fd;
+	(void)plain;
+	atomic_fetch_add(&r->total, (uint64_t)st->st_size);
+	return atomic_load(&r->stop) ? -ECANCELED : 0;
+}
+
+static int visit_key(void *ctx, int fd, const struct stat *st, const char *plain)
+{
+	struct rotate *r = ctx;
+	int rc = atomic_load(&r->stop) ? -ECANCELED : rotate_key_of(r, fd, st);
+
+	if (rc == -EBADMSG) {
+		log_warn("%s: rotation: %s does not verify and is left as it is", r->session->name, plain);
+		return 0;
+	}
+	if (rc > 0) {
+		r->found++;
 		atomic_fetch_add(&r->files, 1);
+	}
 	return MIN(rc, 0);
+}
+
+static int visit_recover(void *ctx, int fd, const struct stat *st, const char *plain)
+{
+	struct rotate *r = ctx;
+	int rc = atomic_load(&r->stop) ? -ECANCELED : rotate_recover(r, fd, st);
+
+	(void)plain;
+	return rc == -EBADMSG ? 0 : rc;
 }
 
 static void rotate_damaged(void *ctx, const struct scrub_finding *f)
@@ -156,45 +366,100 @@ static void rotate_damaged(void *ctx, const struct scrub_finding *f)
 	log_warn("%s: rotation: %s (%s): %s", r->session->name, f->plain, f->lower, text);
 }
 
-static bool rotate_enter(void *ctx, const struct stat *st)
+/* ---- the thread ---- */
+
+static int rotate_pass(struct rotate *r, enum rotate_phase phase, int (*visit)(void *, int, const struct stat *, const char *))
+{
+	struct walk_visitor visitor = {visit, rotate_damaged, r};
+
+	atomic_store(&r->phase, phase);
+	atomic_store(&r->left, 0);
+	r->found = 0;
+	int rc = walk_pass(&r->walk, r->session->v, &visitor);
+	return rc < 0 ? rc : atomic_load(&r->error);
+}
+
+/* R2: open, and without a name. */
+static void rotate_nameless(void *ctx, struct inode *i)
 {
 	struct rotate *r = ctx;
+	struct stat st;
 
-	pthread_mutex_lock(&r->lock);
-	int rc = known_add(r, st->st_ino);
-	pthread_mutex_unlock(&r->lock);
-	if (rc < 0)
+	if (!S_ISREG(i->type) || io_fstatat(i->fd, "", &st, AT_EMPTY_PATH) < 0 || st.st_nlink > 0)
+		return;
+	int rc = rotate_key_of(r, i->fd, &st);
+	if (rc < 0 && rc != -EBADMSG)
 		atomic_store(&r->error, rc);
-	return rc > 0;
+}
+
+static int rotate_key(struct rotate *r)
+{
+	int rc;
+
+	do
+		rc = rotate_pass(r, ROTATE_KEY, visit_key);
+	while (rc == 0 && r->found > 0);
+	if (rc == 0) {
+		inode_each(&r->session->inodes, rotate_nameless, r);
+		rc = atomic_load(&r->error);
+	}
+	if (rc == 0)
+		rc = volume_rotate_end(r->session->v);
+	if (rc == 0)
+		log_info("%s: the environment key is version %u; %llu files were moved to it", r->session->name, volume_key_version(r->session->v),
+			(unsigned long long)atomic_load(&r->files));
+	return rc;
+}
+
+static int rotate_data(struct rotate *r)
+{
+	struct batch batch = {0};
+	int rc = rotate_pass(r, ROTATE_COUNT, visit_count);
+
+	if (rc == 0)
+		rc = recrypt_new(r->session->v, &r->recrypt);
+	r->batch = &batch;
+	atomic_store(&r->files, 0);
+	atomic_store(&r->begun_ns, clock_monotonic_ns());
+	do {
+		atomic_store(&r->bytes, 0);
+		if (rc == 0)
+			rc = rotate_pass(r, ROTATE_DATA, visit_data);
+		int flushed = batch_flush(r);
+		rc = rc < 0 ? rc : flushed;
+	} while (rc == 0 && r->found > 0);
+	recrypt_free(r->recrypt);
+	r->recrypt = NULL;
+	r->batch = NULL;
+	if (rc == 0 && atomic_load(&r->left) > 0)
+		rc = -EBADMSG;
+	if (rc == 0)
+		rc = volume_data_end(r->session->v);
+	if (rc == 0)
+		log_info("%s: all content is under new keys; %llu files were encrypted again", r->session->name,
+			(unsigned long long)atomic_load(&r->files));
+	return rc;
 }
 
 static void *rotate_run(void *arg)
 {
 	struct rotate *r = arg;
-	struct scrub_visitor visitor = {.file = rotate_file, .found = rotate_damaged, .enter = rotate_enter, .ctx = r};
 	struct volume *v = r->session->v;
-	int rc = scrub_walk(v, &visitor), fd;
+	int rc = 0;
 
-	while (rc == 0 && (fd = rotate_next_kept(r)) >= 0) {
-		/* It is known already: by being kept. What lies in it is asked about one by one. */
-		struct scrub_visitor from = {.file = rotate_file, .found = rotate_damaged, .ctx = r};
-
-		rc = scrub_walk_from(v, fd, &from);
-		close(fd);
+	if (journal_pending(v) > 0) {
+		rc = rotate_pass(r, ROTATE_RECOVER, visit_recover);
+		if (rc == 0)
+			rc = journal_drop_pending(v);
 	}
-	if (rc == 0)
-		rc = atomic_load(&r->error);
-	if (rc == 0)
-		rc = volume_rotate_end(v);
-	if (rc == 0)
-		log_info("%s: the environment key is version %u; %llu files were moved to it", r->session->name, v->ek_version,
-			(unsigned long long)atomic_load(&r->files));
-	else if (rc != -ECANCELED)
+	if (rc == 0 && volume_rotating(v))
+		rc = rotate_key(r);
+	if (rc == 0 && volume_data_rotating(v))
+		rc = rotate_data(r);
+	if (rc < 0 && rc != -ECANCELED)
 		log_error("%s: the rotation waits: %s", r->session->name, strerror(-rc));
 	atomic_store(&r->error, rc == -ECANCELED ? 0 : rc);
-	pthread_mutex_lock(&r->lock);
-	rotate_forget(r);
-	pthread_mutex_unlock(&r->lock);
+	atomic_store(&r->phase, ROTATE_NONE);
 	atomic_store(&r->running, false);
 	return NULL;
 }
@@ -210,13 +475,31 @@ void rotate_end(struct rotate *r)
 
 void rotate_continue(struct rotate *r)
 {
-	if (!volume_rotating(r->session->v) || atomic_load(&r->running))
+	struct volume *v = r->session->v;
+
+	if (!rotate_under_way(v) || volume_paused(v) || atomic_load(&r->running))
 		return;
 	rotate_end(r);
 	atomic_store(&r->files, 0);
+	atomic_store(&r->bytes, 0);
+	atomic_store(&r->total, 0);
+	atomic_store(&r->encrypted, 0);
+	atomic_store(&r->held_ns, 0);
+	atomic_store(&r->begun_ns, clock_monotonic_ns());
 	atomic_store(&r->error, 0);
 	atomic_store(&r->running, true);
 	r->started = pthread_create(&r->thread, NULL, rotate_run, r) == 0;
 	if (!r->started)
 		atomic_store(&r->running, false);
+}
+
+int rotate_pause(struct rotate *r, bool paused)
+{
+	int rc = rotate_under_way(r->session->v) ? volume_rotate_pause(r->session->v, paused) : -ENOENT;
+
+	if (rc == 0 && paused)
+		rotate_end(r);
+	else if (rc == 0)
+		rotate_continue(r);
+	return rc;
 }

@@ -1,36 +1,57 @@
-/* rotate: moves every file of a mounted environment to its new key, while everything goes on.
+/* rotate: moves every file of a mounted environment to its new key, or to new keys of their own with their content encrypted
+ * again, while everything goes on.
  *
- * R1. A directory is gone through once; from then on it holds no file under the old key: new files are under the new one, and a
- *     file that is renamed or linked is wrapped before it moves.
- * R2. A directory that moves before it was gone through could pass the walk by: it is kept, and gone through after the walk.
- * R3. So when walk and kept directories are done no file needs the old key, and it is destroyed. */
+ * R1. New files are under what is new. What moves is seen to before (the key), or kept by the walk (content).
+ * R2. Passes are made until one finds nothing that was still to be done; what has no name but is open is gone through too. Only
+ *     then is the old key destroyed, or the rotation of the data over.
+ * R3. What does not verify with any key is left and reported. Content that does not verify keeps its file's key, and the
+ *     rotation of the data waits.
+ *
+ * Where a rotation stands is known by the store alone (header and key sectors), and so is whether it is paused: a mount goes
+ * on with it. */
 #pragma once
-#include "base/util.h"
-
-#include <pthread.h>
-#include <stdatomic.h>
-#include <sys/stat.h>
+#include "mount/walk.h"
 
 struct session;
+struct batch;
+
+enum rotate_phase {
+	ROTATE_NONE,
+	ROTATE_RECOVER, /* finds the files for which the journal has something */
+	ROTATE_KEY,
+	ROTATE_COUNT,   /* how much there is */
+	ROTATE_DATA,
+};
+
 struct rotate {
 	struct session *session;
+	struct walk walk;
 	pthread_t thread;
-	bool started;  /* the service thread's */
+	bool started;  /* the order thread's */
 	atomic_bool running, stop;
-	atomic_int error;
-	atomic_uint_fast64_t files;
-	pthread_mutex_t lock;
-	/* lock: directories gone through or kept, by inode number (open addressing, 0 empty), and those kept (O_PATH) */
-	uint64_t *known;
-	size_t known_size, known_count;
-	int *kept;
-	size_t kept_count;
+	atomic_int error, phase;
+	atomic_uint_fast64_t files;        /* moved, since the thread began */
+	atomic_uint_fast64_t bytes, total; /* of the data phase: gone through, and there are */
+	atomic_uint_fast64_t encrypted;    /* bytes, since the phase began */
+	atomic_uint_fast64_t begun_ns;     /* the phase */
+	atomic_uint_fast64_t left;         /* files that do not verify, in this pass */
+	atomic_uint_fast64_t held_ns;      /* the longest that a step held a range */
+	/* the thread's */
+	struct recrypt *recrypt;
+	struct batch *batch;
+	uint64_t found, requests;
 };
 void rotate_init(struct rotate *r, struct session *s);
-/* Goes on with a rotation that has begun (volume_rotate_begin); does nothing where none has, or where it runs. */
+/* Goes on with a rotation that has begun (volume_rotate_begin); does nothing where none has, where it runs, or is paused. */
 void rotate_continue(struct rotate *r);
 /* Stops it, to be continued. */
 void rotate_end(struct rotate *r);
 void rotate_done(struct rotate *r);
-/* Before the object behind fd (O_PATH, borrowed) gets another name. */
+/* Pause and resume: durable. -ENOENT: there is no rotation. */
+int rotate_pause(struct rotate *r, bool paused) MUST_CHECK;
+/* Around every change of a name: before it, what begins; for the object behind fd (O_PATH, borrowed); after it. */
+void rotate_move_begin(struct rotate *r);
 int rotate_before_move(struct rotate *r, int fd, const struct stat *st) MUST_CHECK;
+void rotate_move_end(struct rotate *r);
+/* Whether rotate_before_move wants to be asked. Between begin and end. */
+bool rotate_wants_moves(const struct rotate *r);

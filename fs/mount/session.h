@@ -16,6 +16,7 @@ struct mount_options {
 	unsigned spin_us;           /* how long one of them looks out for the next before it sleeps */
 	uint64_t seal_interval_ns;  /* between two rounds of the sealer */
 	bool read_only;
+	uint64_t rotate_max_rate;   /* bytes/s that a rotation of the data may encrypt; 0: any */
 };
 
 /* deferred.c. */
@@ -44,6 +45,7 @@ struct session {
 	struct fuse_session *se;
 	int device;         /* /dev/fuse; se closes it */
 	struct rotate rotate;
+	atomic_uint_fast64_t requests; /* from the kernel */
 	struct deferred deferred;
 	struct relief relief;
 	atomic_bool closed; /* a lock is under way: nothing more is read out */

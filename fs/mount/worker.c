@@ -68,12 +68,17 @@ static void *worker_sealer(void *arg)
 
 static int worker_order_rotate(struct worker *w, struct link_message *m)
 {
-	int rc = w->serving ? volume_rotate_begin(w->v, &m->rotate.key, m->rotate.wraps, m->rotate.count) : -ENOTCONN;
+	int rc = w->serving ? volume_rotate_begin(w->v, &m->rotate.key, m->rotate.wraps, m->rotate.count, m->flag) : -ENOTCONN;
 
 	secret_wipe(&m->rotate, sizeof(m->rotate));
 	if (w->serving)
 		rotate_continue(&w->session.rotate);
 	return rc;
+}
+
+static int worker_order_rotate_pause(struct worker *w, struct link_message *m)
+{
+	return w->serving ? rotate_pause(&w->session.rotate, m->flag) : -ENOTCONN;
 }
 
 /* ---- start and end ---- */
@@ -163,13 +168,29 @@ static int worker_start(struct worker *w, struct link_message *m)
 
 /* ---- orders ---- */
 
+static void worker_status_rotation(struct worker *w, struct link_status *st)
+{
+	struct rotate *r = &w->session.rotate;
+
+	st->rotating = volume_rotating(w->v);
+	st->rotating_data = volume_data_rotating(w->v);
+	st->rotate_paused = volume_paused(w->v);
+	st->key_version = volume_key_version(w->v);
+	st->rotate_error = atomic_load(&r->running) ? 0 : atomic_load(&r->error);
+	st->rotate_phase = (uint32_t)atomic_load(&r->phase);
+	st->rotate_files = atomic_load(&r->files);
+	st->rotate_bytes = atomic_load(&r->bytes);
+	st->rotate_total = st->rotate_phase == ROTATE_COUNT ? 0 : atomic_load(&r->total);
+	st->rotate_encrypted = atomic_load(&r->encrypted);
+	st->rotate_ns = atomic_load(&r->running) ? clock_monotonic_ns() - atomic_load(&r->begun_ns) : 0;
+	st->rotate_left = atomic_load(&r->left);
+	st->rotate_held_ns = atomic_load(&r->held_ns);
+}
+
 static void worker_status_volume(struct worker *w, struct link_status *st)
 {
 	scrubber_status(&w->scrubber, st);
-	st->rotate_error = atomic_load(&w->session.rotate.error);
-	st->rotate_files = atomic_load(&w->session.rotate.files);
-	st->rotating = volume_rotating(w->v);
-	st->key_version = w->v->ek_version;
+	worker_status_rotation(w, st);
 	st->epoch = w->v->header.epoch;
 	memcpy(st->uuid, w->v->header.uuid, sizeof(st->uuid));
 	st->refused = atomic_load(&w->v->stats.refused);
@@ -203,6 +224,8 @@ static int order_do(struct worker *w, struct link_message *m)
 		return w->serving ? volume_rewrap(w->v, m->rewrap.wraps, m->rewrap.count) : -ENOTCONN;
 	case LINK_ROTATE:
 		return worker_order_rotate(w, m);
+	case LINK_ROTATE_PAUSE:
+		return worker_order_rotate_pause(w, m);
 	case LINK_SCRUB:
 		return w->serving ? scrubber_start(&w->scrubber, m->flag & LINK_SCRUB_REPAIR) : -ENOTCONN;
 	case LINK_UNMOUNT:

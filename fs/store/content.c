@@ -3,6 +3,7 @@
  * Lock order: a range of c->ranges, then state_lock, then crypto_lock. Nobody holds state_lock while it does data I/O;
  * the durable slot write of content_mark does hold it, and that is what batches marks of parallel writers. */
 #include "store/content_internal.h"
+#include "store/journal.h"
 
 #include <fcntl.h>
 #include <stdio.h>
@@ -15,7 +16,12 @@ int content_crypto_get(struct content *c, struct block_crypto **ret)
 	pthread_mutex_lock(&c->crypto_lock);
 	*ret = c->crypto_count ? c->crypto[--c->crypto_count] : NULL;
 	pthread_mutex_unlock(&c->crypto_lock);
-	return *ret ? 0 : block_crypto_new(c->head.fk, c->head.file_id, ret);
+	if (*ret)
+		return 0;
+	const struct file_key *fk[2];
+	fk[c->head.key_bit] = c->head.key[0].fk;
+	fk[!c->head.key_bit] = c->head.key[1].fk;
+	return block_crypto_new(fk, c->head.file_id, ret);
 }
 
 void content_crypto_put(struct content *c, struct block_crypto *bc)
@@ -177,11 +183,10 @@ static int content_load(struct content *c, uint64_t cipher_len)
 	if (content_all_zero(header, SECTOR_SIZE) &&
 		(c->v->header.unclean_count || (c->v->options.read_only && !c->v->header.clean)))
 		return recover_lost_header(c, cipher_len);
-	pthread_rwlock_rdlock(&c->v->keys_lock);
-	rc = filehead_decode(header, c->v->fw, c->v->ek_version, &c->head);
-	if (rc == -EKEYREJECTED && c->v->fw_previous)
-		rc = filehead_decode(header, c->v->fw_previous, c->v->ek_version - 1, &c->head);
-	pthread_rwlock_unlock(&c->v->keys_lock);
+	rc = journal_recover(c->v, c->fd, header, &c->over);
+	if (rc < 0)
+		return rc;
+	rc = volume_open_head(c->v, header, &c->head);
 	if (rc == -EUCLEAN || rc == -EKEYREJECTED || rc == -EBADMSG)
 		return content_refuse(c, UINT64_MAX, "the file's header does not verify");
 	if (rc == -ENOTSUP)
@@ -286,15 +291,21 @@ uint64_t content_size(const struct content *c)
 
 /* ---- reading ---- */
 
+bool content_is_hole(struct content *c, uint64_t blk)
+{
+	pthread_mutex_lock(&c->state_lock);
+	bool hole = !c->slot.dense || gaps_has(&c->gaps, blk);
+	pthread_mutex_unlock(&c->state_lock);
+	return hole;
+}
+
 int content_open_block(struct content *c, struct block_crypto *bc, uint64_t blk, const uint8_t *entry, uint8_t *data)
 {
 	static const uint8_t hole[ENTRY_SIZE];
 	int rc;
 
 	if (memcmp(entry, hole, ENTRY_SIZE) == 0) {
-		pthread_mutex_lock(&c->state_lock);
-		rc = c->slot.dense && !gaps_has(&c->gaps, blk) ? -EBADMSG : 0;
-		pthread_mutex_unlock(&c->state_lock);
+		rc = content_is_hole(c, blk) ? 0 : -EBADMSG;
 		if (rc == 0)
 			memset(data, 0, BLOCK_SIZE);
 	} else if (le32_load(entry) & ENTRY_ZERO) {
@@ -305,7 +316,16 @@ int content_open_block(struct content *c, struct block_crypto *bc, uint64_t blk,
 		rc = block_open(bc, blk, entry, data, data);
 	}
 	if (rc == -EBADMSG && c->accept_flux && content_in_flux(c, blk))
-		rc = content_all_zero(data, BLOCK_SIZE) ? 0 : block_plain(bc, blk, data, data);
+		rc = content_all_zero(data, BLOCK_SIZE) ? 0 : block_plain(bc, blk, filehead_key_of(&c->head, blk), data, data);
+	return rc;
+}
+
+int content_fetch(struct content *c, const struct iovec *iov, int n, uint64_t off)
+{
+	int rc = io_preadv_full(c->fd, iov, n, off, NULL);
+
+	for (int k = 0; rc == 0 && c->over && k < n; off += iov[k++].iov_len)
+		journal_lay_over(c->over, off, iov[k].iov_base, iov[k].iov_len);
 	return rc;
 }
 
@@ -317,11 +337,11 @@ int content_read_blocks(struct content *c, struct block_crypto *bc, uint64_t blk
 	if (blk % GROUP_BLOCKS == 0) {
 		struct iovec iov[] = {{entries, BLOCK_SIZE}, {buf, n * (size_t)BLOCK_SIZE}};
 
-		rc = io_preadv_full(c->fd, iov, 2, extent_tag_off(blk), NULL);
+		rc = content_fetch(c, iov, 2, extent_tag_off(blk));
 	} else {
-		rc = io_pread_full(c->fd, entries, n * (size_t)ENTRY_SIZE, extent_entry_off(blk), NULL);
+		rc = content_fetch(c, &(struct iovec){entries, n * (size_t)ENTRY_SIZE}, 1, extent_entry_off(blk));
 		if (rc == 0)
-			rc = io_pread_full(c->fd, buf, n * (size_t)BLOCK_SIZE, extent_data_off(blk), NULL);
+			rc = content_fetch(c, &(struct iovec){buf, n * (size_t)BLOCK_SIZE}, 1, extent_data_off(blk));
 	}
 	for (unsigned i = 0; rc == 0 && i < n; i++) {
 		rc = content_open_block(c, bc, blk + i, entries + i * ENTRY_SIZE, buf + i * (size_t)BLOCK_SIZE);

@@ -46,8 +46,10 @@ bool content_seal_begin(struct content *c);
 bool content_is_changed(struct content *c);
 void content_seal_finish(struct content *c, int synced);
 
-/* Wraps the file key under the environment's current key: 1, or 0 where it was so or there is none. Does not sync. */
+/* Wraps the file's keys under the environment's current key: 1, or 0 where it was so or there is none. Does not sync. */
 int content_rotate(struct content *c) MUST_CHECK;
+/* The same for a file that is open nowhere; fd stays the caller's. -EUCLEAN: it has no header yet: open it. */
+int content_rotate_file(struct volume *v, int fd) MUST_CHECK;
 
 /* Verifies every block; told counts good blocks, bad ones and holes. For scrub and fsck. 0 unless reading itself fails. */
 struct content_check {

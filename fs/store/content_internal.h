@@ -10,6 +10,8 @@
 
 #define CONTENT_CRYPTO_MAX 8
 
+struct journal_part;
+
 struct content {
 	struct volume *v;
 	int fd;
@@ -28,6 +30,7 @@ struct content {
 	unsigned mark_run;       /* state_lock: regions marked at once; doubles while marks keep coming */
 	bool changed;            /* state_lock: since the last seal */
 	struct gaps gaps, gaps_before; /* state_lock: C5; before: as the last seal found them */
+	const struct journal_part *over; /* nothing may be written to a crashed store: what its journal would have applied */
 	bool accept_flux;        /* nothing may be written to a crashed store: in-flux mismatches are accepted as they stand */
 
 	pthread_mutex_t crypto_lock;
@@ -41,9 +44,13 @@ void content_crypto_drop(struct content *c);
 
 /* One block's plaintext from its entry and ciphertext, in place; -EBADMSG without a report. */
 int content_open_block(struct content *c, struct block_crypto *bc, uint64_t blk, const uint8_t *entry, uint8_t *data);
+/* Lower bytes as they lie on the disk, or will once what the journal holds is applied. */
+int content_fetch(struct content *c, const struct iovec *iov, int n, uint64_t off) MUST_CHECK;
 /* Reads and decrypts whole blocks of one group. */
 int content_read_blocks(struct content *c, struct block_crypto *bc, uint64_t blk, unsigned n, uint8_t *buf) MUST_CHECK;
 int content_refuse(struct content *c, uint64_t blk, const char *why);
+/* Whether a block without an entry is a hole, and not damage. */
+bool content_is_hole(struct content *c, uint64_t blk);
 bool content_in_flux(const struct content *c, uint64_t blk);
 bool content_all_zero(const void *data, size_t len);
 
@@ -54,8 +61,8 @@ int content_slot_write_locked(struct content *c, bool durable) MUST_CHECK;
 void content_fit_regions(struct content *c, uint64_t blocks);
 /* C3 for blocks first..last. Range held. */
 int content_mark(struct content *c, uint64_t first, uint64_t last) MUST_CHECK;
-/* The generation for n new tags. */
-uint32_t content_generation(struct content *c, uint64_t n);
+/* The generation, with its key bit, for new tags of n blocks of one group. Range held. */
+uint32_t content_generation(struct content *c, uint64_t blk, uint64_t n);
 void content_changed(struct content *c);
 /* A header for a file that has none. Range up to RANGE_END held. */
 int content_make_header(struct content *c) MUST_CHECK;

@@ -31,7 +31,7 @@ static void scan_bad(struct scan *s, uint64_t blk)
 static int scan_read(struct content *c, uint64_t blk, unsigned n, uint8_t *entries, uint8_t *buf, bool unread[static GROUP_BLOCKS])
 {
 	struct iovec iov[] = {{entries, BLOCK_SIZE}, {buf, n * (size_t)BLOCK_SIZE}};
-	int rc = io_preadv_full(c->fd, iov, 2, extent_tag_off(blk), NULL);
+	int rc = content_fetch(c, iov, 2, extent_tag_off(blk));
 
 	memset(unread, 0, GROUP_BLOCKS * sizeof(unread[0]));
 	if (rc != -EIO)

@@ -41,7 +41,7 @@ void content_changed(struct content *c)
 	pthread_mutex_unlock(&c->state_lock);
 }
 
-uint32_t content_generation(struct content *c, uint64_t n)
+uint32_t content_generation(struct content *c, uint64_t blk, uint64_t n)
 {
 	pthread_mutex_lock(&c->state_lock);
 	if (c->slot.tags + n > GENERATION_TAGS) {
@@ -51,7 +51,7 @@ uint32_t content_generation(struct content *c, uint64_t n)
 	c->slot.tags += n;
 	c->slot_dirty = true;
 	c->changed = true;
-	uint32_t generation = c->slot.generation;
+	uint32_t generation = c->slot.generation | filehead_key_of(&c->head, blk);
 	pthread_mutex_unlock(&c->state_lock);
 	return generation;
 }
@@ -105,7 +105,7 @@ static int content_new_header(struct content *c, uint8_t header[static HEADER_SI
 	struct filehead head = {0};
 
 	pthread_rwlock_rdlock(&c->v->keys_lock);
-	int rc = filehead_new(c->v->fw, c->v->ek_version, c->v->header.epoch, &head);
+	int rc = filehead_new(c->v->fw, c->v->ek_version, c->v->header.epoch, c->v->data_version, &head);
 	pthread_rwlock_unlock(&c->v->keys_lock);
 
 	if (rc < 0)
@@ -131,37 +131,65 @@ static int content_new_header(struct content *c, uint8_t header[static HEADER_SI
 }
 
 /* The sector is replaced in place: after a cut it is the old one or the new one, and both keys are held until the end. */
+static int content_rotate_head(struct volume *v, int fd, struct filehead *head)
+{
+	uint8_t sector[SECTOR_SIZE], before[SECTOR_SIZE];
+	struct stat st;
+
+	pthread_rwlock_rdlock(&v->keys_lock);
+	bool old = head->record[0].ek_version != v->ek_version;
+	int rc = old ? filehead_encode(head, before) : 0;
+	if (old && rc == 0)
+		rc = filehead_rewrap(head, v->fw, v->ek_version);
+	pthread_rwlock_unlock(&v->keys_lock);
+	if (!old || rc < 0)
+		return rc;
+	rc = filehead_encode(head, sector);
+	if (rc == 0)
+		rc = io_fstatat(fd, "", &st, AT_EMPTY_PATH);
+	if (rc < 0)
+		return rc;
+	rc = io_pwrite_full(fd, sector, sizeof(sector), 0);
+	if (rc < 0 && io_pwrite_full(fd, before, sizeof(before), 0) < 0)
+		(void)volume_poison(v, "a file's header cannot be written", rc);
+	(void)!io_utimensat(fd, "", (struct timespec[2]){{0, UTIME_OMIT}, st.st_mtim}, AT_EMPTY_PATH);
+	return rc < 0 ? rc : 1;
+}
+
 int content_rotate(struct content *c)
 {
-	uint8_t sector[SECTOR_SIZE];
 	struct range r;
-	struct stat st;
 	int rc = volume_writable(c->v);
 
 	if (rc < 0)
 		return rc;
 	range_lock(&c->ranges, &r, 0, RANGE_END, true);
-	pthread_rwlock_rdlock(&c->v->keys_lock);
-	bool old = c->has_header && c->head.record[0].ek_version != c->v->ek_version;
-	struct filehead next = c->head;
-	if (old)
-		rc = filehead_rewrap(&next, c->v->fw, c->v->ek_version);
-	pthread_rwlock_unlock(&c->v->keys_lock);
-	if (old && rc == 0)
-		rc = filehead_encode(&next, sector);
-	if (old && rc == 0)
-		rc = io_fstatat(c->fd, "", &st, AT_EMPTY_PATH);
-	if (old && rc == 0) {
-		rc = io_pwrite_full(c->fd, sector, sizeof(sector), 0);
-		if (rc < 0 && (filehead_encode(&c->head, sector) < 0 || io_pwrite_full(c->fd, sector, sizeof(sector), 0) < 0))
-			(void)volume_poison(c->v, "a file's header cannot be written", rc);
-	}
-	if (old && rc == 0) {
-		(void)!io_utimensat(c->fd, "", (struct timespec[2]){{0, UTIME_OMIT}, st.st_mtim}, AT_EMPTY_PATH);
-		c->head = next;
+	if (c->has_header) {
+		struct filehead next = c->head;
+
+		rc = content_rotate_head(c->v, c->fd, &next);
+		if (rc > 0)
+			c->head = next;
 	}
 	range_unlock(&c->ranges, &r);
-	return rc < 0 ? rc : old;
+	return rc;
+}
+
+int content_rotate_file(struct volume *v, int fd)
+{
+	uint8_t sector[SECTOR_SIZE];
+	struct filehead head;
+	int rc = volume_writable(v);
+
+	if (rc == 0)
+		rc = io_pread_full(fd, sector, sizeof(sector), 0, NULL);
+	if (rc == 0)
+		rc = volume_open_head(v, sector, &head);
+	if (rc < 0)
+		return rc == -EKEYREJECTED ? -EBADMSG : rc;
+	rc = content_rotate_head(v, fd, &head);
+	filehead_done(&head);
+	return rc;
 }
 
 /* Marks count upwards from the wanted region; while they keep coming, each takes twice as many with it, so that a file
@@ -354,7 +382,7 @@ static int content_write_group(struct content *c, struct block_crypto *bc, const
 	uint8_t entries[BLOCK_SIZE], merged[BLOCK_SIZE], *cipher = scratch_get();
 	uint64_t first = off / BLOCK_SIZE;
 	unsigned n = (unsigned)((off + len - 1) / BLOCK_SIZE - first + 1);
-	uint32_t generation = content_generation(c, n);
+	uint32_t generation = content_generation(c, first, n);
 	int rc = cipher ? 0 : -ENOMEM;
 
 	for (unsigned i = 0; rc == 0 && i < n; i++) {
@@ -644,7 +672,7 @@ static int content_zero_entries(struct content *c, uint64_t first, uint64_t last
 		return rc;
 	for (uint64_t blk = first; rc == 0 && blk <= last;) {
 		unsigned n = (unsigned)MIN(last - blk + 1, GROUP_BLOCKS - blk % GROUP_BLOCKS);
-		uint32_t generation = content_generation(c, n);
+		uint32_t generation = content_generation(c, blk, n);
 
 		rc = io_pread_full(c->fd, entries, n * (size_t)ENTRY_SIZE, extent_entry_off(blk), NULL);
 		for (unsigned i = 0; rc == 0 && i < n; i++)

@@ -24,6 +24,7 @@ static const char *const labels[LABEL_COUNT] = {
 	[LABEL_BLOCK_MAC] = "tdefs v1 block mac",
 	[LABEL_FILE_HEADER] = "tdefs v1 file header",
 	[LABEL_PREVIOUS] = "tdefs v1 previous key",
+	[LABEL_JOURNAL] = "tdefs v1 rotation journal",
 };
 
 static pthread_once_t once = PTHREAD_ONCE_INIT;
@@ -92,6 +93,22 @@ int crypto_mac(const struct mac_key *key, const void *a, size_t a_len, const voi
 			       EVP_MAC_update(ctx, b, b_len) == 1 && EVP_MAC_final(ctx, ret, &n, MAC_SIZE) == 1
 		       ? 0
 		       : -EIO;
+}
+
+int crypto_gmac(const uint8_t key[32], const uint8_t nonce[12], const struct iovec *iov, int n, uint8_t ret[16])
+{
+	CLEANUP(EVP_CIPHER_CTX_freep) EVP_CIPHER_CTX *ctx = EVP_CIPHER_CTX_new();
+	uint8_t none[16];
+	int done;
+
+	if (!ctx)
+		return -ENOMEM;
+	if (crypto_ready() < 0 || EVP_EncryptInit_ex(ctx, gcm, NULL, key, nonce) != 1)
+		return -EIO;
+	for (int i = 0; i < n; i++)
+		if (EVP_EncryptUpdate(ctx, NULL, &done, iov[i].iov_base, (int)iov[i].iov_len) != 1)
+			return -EIO;
+	return EVP_EncryptFinal_ex(ctx, none, &done) == 1 && EVP_CIPHER_CTX_ctrl(ctx, EVP_CTRL_AEAD_GET_TAG, 16, ret) == 1 ? 0 : -EIO;
 }
 
 bool crypto_equal(const void *a, const void *b, size_t len)
@@ -213,11 +230,13 @@ int crypto_sha256(const void *data, size_t len, uint8_t ret[32])
 enum block_kind { BLOCK_DATA = 1, BLOCK_ZEROS = 2 };
 
 struct block_crypto {
-	struct file_key *fk;
 	uint8_t file_id[FILE_ID_SIZE];
-	EVP_CIPHER_CTX *seal, *open;
 	struct {
-		uint32_t generation; /* 0: unused; generations start at 1 */
+		struct file_key *fk; /* NULL: there is none */
+		EVP_CIPHER_CTX *seal, *open;
+	} key[2]; /* by key bit */
+	struct {
+		uint32_t generation; /* with its key bit; 0: unused; generations start at 1 */
 		EVP_CIPHER_CTX *ctx;
 	} mac[MAC_CONTEXTS];
 	unsigned next_mac; /* the context that is replaced next */
@@ -229,42 +248,64 @@ void block_crypto_free(struct block_crypto *bc)
 {
 	if (!bc)
 		return;
-	KEY_FREE(bc->fk);
-	EVP_CIPHER_CTX_free(bc->seal);
-	EVP_CIPHER_CTX_free(bc->open);
+	for (size_t i = 0; i < ARRAY_LEN(bc->key); i++) {
+		KEY_FREE(bc->key[i].fk);
+		EVP_CIPHER_CTX_free(bc->key[i].seal);
+		EVP_CIPHER_CTX_free(bc->key[i].open);
+	}
 	for (size_t i = 0; i < MAC_CONTEXTS; i++)
 		EVP_CIPHER_CTX_free(bc->mac[i].ctx);
 	free(bc);
 }
 DEFINE_CLEANUP(struct block_crypto *, block_crypto_free);
 
-int block_crypto_new(const struct file_key *fk, const uint8_t file_id[FILE_ID_SIZE], struct block_crypto **ret)
+static int block_crypto_key(struct block_crypto *bc, unsigned bit, const struct file_key *fk)
 {
-	CLEANUP(block_crypto_freep) struct block_crypto *bc = calloc(1, sizeof(*bc));
 	uint8_t key[64];
 
-	if (!bc || !(bc->fk = KEY_NEW(struct file_key)))
+	bc->key[bit].fk = KEY_NEW(struct file_key);
+	bc->key[bit].seal = EVP_CIPHER_CTX_new();
+	bc->key[bit].open = EVP_CIPHER_CTX_new();
+	if (!bc->key[bit].fk || !bc->key[bit].seal || !bc->key[bit].open)
 		return -ENOMEM;
-	*bc->fk = *fk;
-	memcpy(bc->file_id, file_id, FILE_ID_SIZE);
-	bc->seal = EVP_CIPHER_CTX_new();
-	bc->open = EVP_CIPHER_CTX_new();
-	if (!bc->seal || !bc->open)
-		return -ENOMEM;
+	*bc->key[bit].fk = *fk;
 	int rc = crypto_derive(fk->b, sizeof(fk->b), LABEL_CONTENT, 0, key, sizeof(key));
-	if (rc == 0 && (EVP_EncryptInit_ex(bc->seal, xts, NULL, key, NULL) != 1 ||
-			       EVP_DecryptInit_ex(bc->open, xts, NULL, key, NULL) != 1))
+	if (rc == 0 && (EVP_EncryptInit_ex(bc->key[bit].seal, xts, NULL, key, NULL) != 1 ||
+			       EVP_DecryptInit_ex(bc->key[bit].open, xts, NULL, key, NULL) != 1))
 		rc = -EIO;
 	secret_wipe(key, sizeof(key));
-	if (rc == 0)
-		*ret = TAKE_PTR(bc);
 	return rc;
+}
+
+int block_crypto_new(const struct file_key *const fk[2], const uint8_t file_id[FILE_ID_SIZE], struct block_crypto **ret)
+{
+	CLEANUP(block_crypto_freep) struct block_crypto *bc = calloc(1, sizeof(*bc));
+
+	if (!bc)
+		return -ENOMEM;
+	memcpy(bc->file_id, file_id, FILE_ID_SIZE);
+	for (unsigned bit = 0; bit < ARRAY_LEN(bc->key); bit++) {
+		int rc = fk[bit] ? block_crypto_key(bc, bit, fk[bit]) : 0;
+
+		if (rc < 0)
+			return rc;
+	}
+	*ret = TAKE_PTR(bc);
+	return 0;
+}
+
+static unsigned block_key_bit(uint32_t generation)
+{
+	return generation & ENTRY_KEY ? 1 : 0;
 }
 
 static int block_mac_context(struct block_crypto *bc, uint32_t generation, EVP_CIPHER_CTX **ret)
 {
+	const struct file_key *fk = bc->key[block_key_bit(generation)].fk;
 	uint8_t key[32];
 
+	if (!fk)
+		return -EBADMSG;
 	for (size_t i = 0; i < MAC_CONTEXTS; i++)
 		if (bc->mac[i].generation == generation && bc->mac[i].ctx) {
 			*ret = bc->mac[i].ctx;
@@ -277,7 +318,7 @@ static int block_mac_context(struct block_crypto *bc, uint32_t generation, EVP_C
 		return -ENOMEM;
 	bc->mac[slot].ctx = ctx;
 	bc->mac[slot].generation = 0;
-	int rc = crypto_derive(bc->fk->b, sizeof(bc->fk->b), LABEL_BLOCK_MAC, generation, key, sizeof(key));
+	int rc = crypto_derive(fk->b, sizeof(fk->b), LABEL_BLOCK_MAC, generation & GENERATION_MAX, key, sizeof(key));
 	if (rc == 0 && EVP_EncryptInit_ex(ctx, gcm, NULL, key, NULL) != 1)
 		rc = -EIO;
 	secret_wipe(key, sizeof(key));
@@ -329,7 +370,7 @@ static int block_check_entry(struct block_crypto *bc, uint64_t blk, enum block_k
 
 	if ((generation & ENTRY_ZERO ? BLOCK_ZEROS : BLOCK_DATA) != kind || (generation & GENERATION_MAX) == 0)
 		return -EBADMSG;
-	int rc = block_mac(bc, blk, kind, generation & GENERATION_MAX, entry + 4, cipher, tag);
+	int rc = block_mac(bc, blk, kind, generation & ~ENTRY_ZERO, entry + 4, cipher, tag);
 
 	if (rc < 0)
 		return rc;
@@ -341,6 +382,8 @@ static int block_xts(EVP_CIPHER_CTX *ctx, uint64_t blk, const void *in, void *ou
 	uint8_t tweak[16] = {0};
 	int n;
 
+	if (!ctx)
+		return -EBADMSG;
 	le64_store(tweak, blk);
 	if (EVP_CipherInit_ex(ctx, NULL, NULL, NULL, tweak, -1) != 1 || EVP_CipherUpdate(ctx, out, &n, in, BLOCK_SIZE) != 1)
 		return -EIO;
@@ -349,7 +392,7 @@ static int block_xts(EVP_CIPHER_CTX *ctx, uint64_t blk, const void *in, void *ou
 
 int block_seal(struct block_crypto *bc, uint64_t blk, uint32_t generation, const void *plain, void *cipher, uint8_t *ret_entry)
 {
-	int rc = block_xts(bc->seal, blk, plain, cipher);
+	int rc = block_xts(bc->key[block_key_bit(generation)].seal, blk, plain, cipher);
 
 	return rc < 0 ? rc : block_make_entry(bc, blk, BLOCK_DATA, generation, cipher, ret_entry);
 }
@@ -363,7 +406,7 @@ int block_open(struct block_crypto *bc, uint64_t blk, const uint8_t *entry, cons
 {
 	int rc = block_verify(bc, blk, entry, cipher);
 
-	return rc < 0 ? rc : block_xts(bc->open, blk, cipher, plain);
+	return rc < 0 ? rc : block_xts(bc->key[block_key_bit(le32_load(entry))].open, blk, cipher, plain);
 }
 
 int block_retag(struct block_crypto *bc, uint64_t blk, uint32_t generation, const void *cipher, uint8_t *ret_entry)
@@ -371,9 +414,9 @@ int block_retag(struct block_crypto *bc, uint64_t blk, uint32_t generation, cons
 	return block_make_entry(bc, blk, BLOCK_DATA, generation, cipher, ret_entry);
 }
 
-int block_plain(struct block_crypto *bc, uint64_t blk, const void *cipher, void *plain)
+int block_plain(struct block_crypto *bc, uint64_t blk, uint32_t generation, const void *cipher, void *plain)
 {
-	return block_xts(bc->open, blk, cipher, plain);
+	return block_xts(bc->key[block_key_bit(generation)].open, blk, cipher, plain);
 }
 
 int block_zero_entry(struct block_crypto *bc, uint64_t blk, uint32_t generation, uint8_t *ret_entry)

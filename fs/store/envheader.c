@@ -57,6 +57,8 @@ int envheader_encode(const struct envheader *h, const struct env_key *ek, char *
 		hex_encode(h->previous_wrapped, sizeof(h->previous_wrapped), hex);
 		fprintf(f, "previous_version = %u;\nprevious_key = \"%s\";\n", h->previous_version, hex);
 	}
+	fprintf(f, "data_version = %u;\ndata_rotating = %s;\npaused = %s;\n", h->data_version, h->data_rotating ? "true" : "false",
+		h->paused ? "true" : "false");
 	fprintf(f, "wraps = (");
 	for (size_t i = 0; i < h->wrap_count; i++) {
 		const struct env_wrap *w = &h->wraps[i];
@@ -142,15 +144,29 @@ static int decode_unclean(const config_setting_t *s, struct envheader *h)
 	return 0;
 }
 
+static int decode_rotation(const config_setting_t *root, struct envheader *h)
+{
+	int rotating, paused;
+	uint64_t version;
+
+	if (decode_u64(root, "data_version", UINT32_MAX, &version) < 0 || !config_setting_lookup_bool(root, "data_rotating", &rotating) ||
+		!config_setting_lookup_bool(root, "paused", &paused) || (rotating && version == 0))
+		return -EUCLEAN;
+	h->data_version = (uint32_t)version;
+	h->data_rotating = rotating;
+	h->paused = paused;
+	return 0;
+}
+
 static int decode_settings(const config_setting_t *root, struct envheader *h)
 {
 	char uuid[33], names[2 * NAMES_WRAPPED_SIZE + 1], cipher[40];
-	uint64_t version;
+	uint64_t format, version;
 	int clean, rc;
 
-	if (decode_u64(root, "format", INT32_MAX, &version) < 0 || version == 0)
+	if (decode_u64(root, "format", INT32_MAX, &format) < 0 || format == 0)
 		return -EUCLEAN;
-	if (version > ENVHEADER_VERSION)
+	if (format > ENVHEADER_VERSION)
 		return -ENOTSUP;
 	if (decode_string(root, "content_cipher", cipher, sizeof(cipher)) < 0)
 		return -EUCLEAN;
@@ -179,6 +195,9 @@ static int decode_settings(const config_setting_t *root, struct envheader *h)
 			return -EUCLEAN;
 		h->previous_version = (uint32_t)version;
 	}
+	rc = format >= 2 ? decode_rotation(root, h) : 0;
+	if (rc < 0)
+		return rc;
 	rc = decode_unclean(config_setting_lookup((config_setting_t *)(uintptr_t)root, "unclean"), h);
 	if (rc < 0)
 		return rc;

@@ -11,7 +11,7 @@
 #include "base/secret.h"
 
 #define ENVHEADER_NAME "tdefs.env"
-#define ENVHEADER_VERSION 1
+#define ENVHEADER_VERSION 2 /* 1 is read too: it has neither data_version nor what follows it */
 #define ENV_WRAPS_MAX 4u
 #define ENV_UNCLEAN_MAX 4096u
 #define NAMES_WRAPPED_SIZE 72u
@@ -41,6 +41,9 @@ struct envheader {
 	 * derived from EK. Version 0: none. */
 	uint32_t previous_version;
 	uint8_t previous_wrapped[PREVIOUS_WRAPPED_SIZE];
+	uint32_t data_version; /* data rotations begun so far */
+	bool data_rotating;    /* the last of them has not ended */
+	bool paused;           /* rotations wait until somebody resumes them */
 	struct env_wrap wraps[ENV_WRAPS_MAX];
 	size_t wrap_count;
 };

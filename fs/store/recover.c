@@ -11,11 +11,11 @@
 
 /* Where the lower file system had not allocated all of a block, some of its sectors are zeros on the lower disk: they are zeros
  * above, not what zeros decrypt to. Returns 1 when there were such sectors and data was encrypted again. */
-static int recover_zero_sectors(struct content *c, struct block_crypto *bc, uint64_t blk, uint8_t *entry, uint8_t *data)
+static int recover_zero_sectors(struct block_crypto *bc, uint64_t blk, uint32_t generation, uint8_t *entry, uint8_t *data)
 {
 	uint8_t plain[BLOCK_SIZE];
 	bool any = false;
-	int rc = block_plain(bc, blk, data, plain);
+	int rc = block_plain(bc, blk, generation, data, plain);
 
 	for (size_t s = 0; rc == 0 && s < BLOCK_SIZE; s += SECTOR_SIZE)
 		if (content_all_zero(data + s, SECTOR_SIZE)) {
@@ -23,7 +23,7 @@ static int recover_zero_sectors(struct content *c, struct block_crypto *bc, uint
 			any = true;
 		}
 	if (rc == 0 && any)
-		rc = block_seal(bc, blk, c->slot.generation, plain, data, entry);
+		rc = block_seal(bc, blk, generation, plain, data, entry);
 	secret_wipe(plain, sizeof(plain));
 	return rc < 0 ? rc : any;
 }
@@ -32,6 +32,7 @@ static int recover_zero_sectors(struct content *c, struct block_crypto *bc, uint
 static int recover_block(struct content *c, struct block_crypto *bc, uint64_t blk, uint8_t *entry, uint8_t *data)
 {
 	uint8_t plain[BLOCK_SIZE];
+	uint32_t generation = c->slot.generation | filehead_key_of(&c->head, blk);
 
 	memcpy(plain, data, BLOCK_SIZE);
 	int rc = content_open_block(c, bc, blk, entry, plain);
@@ -39,9 +40,9 @@ static int recover_block(struct content *c, struct block_crypto *bc, uint64_t bl
 	if (rc != -EBADMSG)
 		return rc;
 	if (content_all_zero(data, BLOCK_SIZE))
-		rc = block_zero_entry(bc, blk, c->slot.generation, entry);
-	else if ((rc = recover_zero_sectors(c, bc, blk, entry, data)) == 0)
-		rc = block_retag(bc, blk, c->slot.generation, data, entry);
+		rc = block_zero_entry(bc, blk, generation, entry);
+	else if ((rc = recover_zero_sectors(bc, blk, generation, entry, data)) == 0)
+		rc = block_retag(bc, blk, generation, data, entry);
 	return rc < 0 ? rc : rc + 1;
 }
 
@@ -133,7 +134,7 @@ static int recover_tail(struct content *c, struct block_crypto *bc, uint8_t *buf
 	if (rc < 0 || content_all_zero(buf + tail, BLOCK_SIZE - tail))
 		return rc;
 	memset(buf + tail, 0, BLOCK_SIZE - tail);
-	rc = block_seal(bc, blk, c->slot.generation, buf, buf, entry);
+	rc = block_seal(bc, blk, c->slot.generation | filehead_key_of(&c->head, blk), buf, buf, entry);
 	if (rc == 0)
 		rc = io_pwrite_full(c->fd, buf, BLOCK_SIZE, extent_data_off(blk));
 	if (rc == 0)

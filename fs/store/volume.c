@@ -4,6 +4,7 @@
 #include "base/io.h"
 #include "store/crypto.h"
 #include "store/dir.h"
+#include "store/journal.h"
 
 #include <fcntl.h>
 #include <stdarg.h>
@@ -27,6 +28,7 @@ static void volume_wipe(struct volume *v)
 static void volume_free(struct volume *v)
 {
 	volume_wipe(v);
+	journal_free(v->journal);
 	util_closep(&v->root_fd);
 	util_closep(&v->tmp_fd);
 	util_closep(&v->lock_fd);
@@ -74,6 +76,9 @@ static int volume_keys(struct volume *v, const struct env_key *ek)
 	}
 	*v->ek = *ek;
 	v->ek_version = v->header.ek_version;
+	v->data_version = v->header.data_version;
+	v->data_rotating = v->header.data_rotating;
+	v->paused = v->header.paused;
 	int rc = crypto_derive(ek->b, sizeof(ek->b), LABEL_FILE_WRAP, 0, v->fw->b, sizeof(v->fw->b));
 	if (rc == 0)
 		rc = crypto_derive(ek->b, sizeof(ek->b), LABEL_NAMES_WRAP, 0, kek, sizeof(kek));
@@ -165,6 +170,8 @@ int volume_open(const char *path, const struct env_key *ek, const struct volume_
 		rc = volume_keys(v, ek);
 	if (rc == 0)
 		rc = dir_id_load(v, v->root_fd, &root_id);
+	if (rc == 0)
+		rc = journal_load(v);
 	if (rc == 0 && !v->options.read_only) {
 		rc = volume_begin_epoch(v);
 		if (rc == 0)
@@ -226,6 +233,9 @@ static void volume_take_header(struct volume *v, const struct envheader *next)
 	v->header.previous_version = next->previous_version;
 	memcpy(v->header.previous_wrapped, next->previous_wrapped, sizeof(next->previous_wrapped));
 	memcpy(v->header.names_wrapped, next->names_wrapped, sizeof(next->names_wrapped));
+	v->header.data_version = next->data_version;
+	v->header.data_rotating = next->data_rotating;
+	v->header.paused = next->paused;
 	v->header.wrap_count = next->wrap_count;
 	memcpy(v->header.wraps, next->wraps, sizeof(next->wraps));
 }
@@ -263,7 +273,7 @@ int volume_rewrap(struct volume *v, const struct env_wrap *wraps, size_t n)
 	return rc;
 }
 
-int volume_rotate_begin(struct volume *v, const struct env_key *next_key, const struct env_wrap *wraps, size_t n)
+int volume_rotate_begin(struct volume *v, const struct env_key *next_key, const struct env_wrap *wraps, size_t n, bool data)
 {
 	struct env_key *ek = KEY_NEW(struct env_key), *old_ek = NULL;
 	struct wrap_key *fw = KEY_NEW(struct wrap_key);
@@ -271,7 +281,7 @@ int volume_rotate_begin(struct volume *v, const struct env_key *next_key, const 
 
 	pthread_mutex_lock(&v->header_lock);
 	struct envheader next = v->header;
-	if (rc == 0 && next.previous_version)
+	if (rc == 0 && (next.previous_version || next.data_rotating))
 		rc = -EALREADY;
 	if (rc == 0 && (!ek || !fw))
 		rc = -ENOMEM;
@@ -279,6 +289,9 @@ int volume_rotate_begin(struct volume *v, const struct env_key *next_key, const 
 		rc = crypto_derive(next_key->b, sizeof(next_key->b), LABEL_FILE_WRAP, 0, fw->b, sizeof(fw->b));
 	if (rc == 0)
 		rc = envheader_rotate(&next, v->ek, next_key, wraps, n);
+	next.data_version += data;
+	next.data_rotating = data;
+	next.paused = false;
 	if (rc == 0)
 		rc = volume_put_header(v, next_key, &next);
 	if (rc == 0) {
@@ -287,6 +300,9 @@ int volume_rotate_begin(struct volume *v, const struct env_key *next_key, const 
 		old_ek = v->ek;
 		v->ek = TAKE_PTR(ek);
 		v->ek_version = next.ek_version;
+		v->data_version = next.data_version;
+		v->data_rotating = next.data_rotating;
+		v->paused = next.paused;
 		v->fw_previous = v->fw;
 		v->fw = TAKE_PTR(fw);
 		pthread_rwlock_unlock(&v->keys_lock);
@@ -322,6 +338,83 @@ int volume_rotate_end(struct volume *v)
 	pthread_mutex_unlock(&v->header_lock);
 	KEY_FREE(previous);
 	return rc;
+}
+
+int volume_open_head(struct volume *v, const uint8_t *sector, struct filehead *ret)
+{
+	pthread_rwlock_rdlock(&v->keys_lock);
+	int rc = filehead_decode(sector, v->fw, v->ek_version, ret);
+	if (rc == -EKEYREJECTED && v->fw_previous)
+		rc = filehead_decode(sector, v->fw_previous, v->ek_version - 1, ret);
+	pthread_rwlock_unlock(&v->keys_lock);
+	return rc;
+}
+
+/* Replaces what the header says of rotations. */
+static int volume_rotation_says(struct volume *v, bool data_rotating, bool paused)
+{
+	struct envheader next = v->header;
+	int rc = volume_writable(v);
+
+	next.data_rotating = data_rotating;
+	next.paused = paused;
+	if (rc == 0)
+		rc = volume_put_header(v, v->ek, &next);
+	if (rc == 0) {
+		pthread_rwlock_wrlock(&v->keys_lock);
+		v->data_rotating = data_rotating;
+		v->paused = paused;
+		pthread_rwlock_unlock(&v->keys_lock);
+	}
+	return rc;
+}
+
+int volume_data_end(struct volume *v)
+{
+	pthread_mutex_lock(&v->header_lock);
+	int rc = volume_rotation_says(v, false, false);
+	pthread_mutex_unlock(&v->header_lock);
+	return rc;
+}
+
+int volume_rotate_pause(struct volume *v, bool paused)
+{
+	pthread_mutex_lock(&v->header_lock);
+	int rc = volume_rotation_says(v, v->header.data_rotating, paused);
+	pthread_mutex_unlock(&v->header_lock);
+	return rc;
+}
+
+uint32_t volume_key_version(struct volume *v)
+{
+	pthread_rwlock_rdlock(&v->keys_lock);
+	uint32_t version = v->ek_version;
+	pthread_rwlock_unlock(&v->keys_lock);
+	return version;
+}
+
+uint32_t volume_data_version(struct volume *v)
+{
+	pthread_rwlock_rdlock(&v->keys_lock);
+	uint32_t version = v->data_version;
+	pthread_rwlock_unlock(&v->keys_lock);
+	return version;
+}
+
+bool volume_data_rotating(struct volume *v)
+{
+	pthread_rwlock_rdlock(&v->keys_lock);
+	bool rotating = v->data_rotating;
+	pthread_rwlock_unlock(&v->keys_lock);
+	return rotating;
+}
+
+bool volume_paused(struct volume *v)
+{
+	pthread_rwlock_rdlock(&v->keys_lock);
+	bool paused = v->paused;
+	pthread_rwlock_unlock(&v->keys_lock);
+	return paused;
 }
 
 bool volume_rotating(struct volume *v)

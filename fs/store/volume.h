@@ -14,6 +14,9 @@
 #include <stdatomic.h>
 #include <sys/vfs.h>
 
+struct filehead;
+struct journal;
+
 struct volume_options {
 	uint64_t min_epoch; /* refuse a header older than this with -ESTALE: an old copy was put back */
 	bool min_clean;     /* that epoch ended cleanly: a header that says otherwise is a copy from while it lasted */
@@ -41,10 +44,13 @@ struct volume {
 	uint32_t ek_version;
 	struct wrap_key *fw;      /* wraps file keys */
 	struct wrap_key *fw_previous; /* while a rotation lasts: of the version before; else NULL */
+	uint32_t data_version;    /* data rotations begun; keys_lock, as the next two */
+	bool data_rotating, paused; /* as in the header */
 	struct names_crypto *names;
 	struct mac_key *dir_mac;
 	struct envheader header;  /* header_lock; epoch and unclean list do not change after open */
 	pthread_mutex_t header_lock;
+	struct journal *journal; /* owned; journal.h */
 	struct volume_options options;
 	bool small_blocks; /* the lower file system allocates less than a block of ours at a time; set by open */
 	atomic_bool poisoned;
@@ -61,11 +67,23 @@ int volume_close(struct volume *v);
 void volume_forget_unclean(struct volume *v);
 /* Whether a slot of this epoch may describe what a crash interrupted. */
 bool volume_epoch_unclean(const struct volume *v, uint64_t epoch);
+/* Decodes a key sector with the keys there are; errors of filehead_decode. */
+int volume_open_head(struct volume *v, const uint8_t *sector, struct filehead *ret) MUST_CHECK;
+
 /* Rotation of the environment key. begin makes next the key, durably: from here on new files are under it, and content_rotate
- * moves the others. end destroys the key before; every file must have been moved. -EALREADY: one is under way. */
-int volume_rotate_begin(struct volume *v, const struct env_key *next, const struct env_wrap *wraps, size_t n) MUST_CHECK;
+ * moves the others. end destroys the key before; every file must have been moved. With data, a rotation of the data begins
+ * too: every file is to get a new key of its own (recrypt.h), before volume_data_end says that all have. -EALREADY: one is
+ * under way. */
+int volume_rotate_begin(struct volume *v, const struct env_key *next, const struct env_wrap *wraps, size_t n, bool data) MUST_CHECK;
 int volume_rotate_end(struct volume *v) MUST_CHECK;
+int volume_data_end(struct volume *v) MUST_CHECK;
+/* Whether rotations are to wait; kept in the header. */
+int volume_rotate_pause(struct volume *v, bool paused) MUST_CHECK;
 bool volume_rotating(struct volume *v);
+uint32_t volume_key_version(struct volume *v);
+uint32_t volume_data_version(struct volume *v);
+bool volume_data_rotating(struct volume *v);
+bool volume_paused(struct volume *v);
 int volume_rewrap(struct volume *v, const struct env_wrap *wraps, size_t n) MUST_CHECK;
 /* 0, or -EROFS when poisoned or read-only. Ask before each change. */
 int volume_writable(const struct volume *v) MUST_CHECK;

@@ -140,7 +140,7 @@ static int remove_one(const char *path, const struct stat *st, int type, struct 
 
 int store_remove(const char *path)
 {
-	static const char *const trees[] = {"root", "tmp", "quarantine"}, *const files[] = {(ENVHEADER_NAME ".new"), "lock"};
+	static const char *const trees[] = {"root", "tmp", "quarantine"}, *const files[] = {(ENVHEADER_NAME ".new"), "lock", "rotate.journal"};
 	CLEANUP_CLOSE int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 
 	if (fd < 0)

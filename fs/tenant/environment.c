@@ -622,7 +622,7 @@ int environment_return(struct tenant *t, const char *name, const char *confirm, 
 	return environment_rewrap(t, &env, NULL, ret);
 }
 
-int environment_rotate(struct tenant *t, const char *name, struct refusal *ret)
+int environment_rotate(struct tenant *t, const char *name, bool data, struct refusal *ret)
 {
 	struct env_key_source source;
 	struct registry_env env;
@@ -649,10 +649,10 @@ int environment_rotate(struct tenant *t, const char *name, struct refusal *ret)
 	if (rc < 0)
 		(void)refuse(ret, rc, "", "no key could be made: %s", strerror(-rc));
 	else
-		rc = t->workers.rotate(t->workers.ctx, name, ek, &wrap, 1, text);
+		rc = t->workers.rotate(t->workers.ctx, name, ek, &wrap, 1, data, text);
 	KEY_FREE(ek);
 	if (rc == -EALREADY)
-		return refuse(ret, rc, "", "the key of %s is being rotated already", name);
+		return refuse(ret, rc, "", "a rotation of %s is under way: keyctl rotate %s --status shows how far it is", name, name);
 	return rc < 0 && !ret->text[0] ? refuse(ret, rc, "", "%s: %s", name, text[0] ? text : strerror(-rc)) : rc;
 }
 

@@ -33,7 +33,7 @@ struct worker_ops {
 	/* Replaces the wraps of a mounted environment's header. */
 	int (*rewrap)(void *ctx, const char *name, const struct env_wrap *wraps, size_t n, char *text);
 	/* Makes ek its key, and moves its files to it meanwhile. */
-	int (*rotate)(void *ctx, const char *name, const struct env_key *ek, const struct env_wrap *wraps, size_t n, char *text);
+	int (*rotate)(void *ctx, const char *name, const struct env_key *ek, const struct env_wrap *wraps, size_t n, bool data, char *text);
 	/* A claim was given back. */
 	void (*released)(void *ctx);
 	void *ctx;
@@ -89,7 +89,7 @@ int environment_unlock(struct tenant *t, const char *name, bool confirmed, struc
 int environment_apply(struct tenant *t, const char *name, struct refusal *ret) MUST_CHECK;
 int environment_return(struct tenant *t, const char *name, const char *confirm, bool confirmed, struct refusal *ret) MUST_CHECK;
 /* Gives a mounted environment a new key, wrapped as the present one is; the worker goes on by itself. */
-int environment_rotate(struct tenant *t, const char *name, struct refusal *ret) MUST_CHECK;
+int environment_rotate(struct tenant *t, const char *name, bool data, struct refusal *ret) MUST_CHECK;
 /* Takes a store that another tdefsd made, with the key that its header names: one of the two, or neither where this
  * tdefsd holds it. It is wrapped to the platform key, unless it is under the region's active key already. */
 int environment_attach(struct tenant *t, const struct environment_request *request, const struct rsa_key *key,

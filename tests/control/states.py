@@ -151,6 +151,7 @@ EnvLock           ok     ok     ok     L7     ok     L7     L7     L7     L7    
 EnvUnlock         -      -      -      ok     -      L6     U3     U3     U1     ok     -
 EnvUnlock.silent  -      -      -      ok     -      L6     U3     U3     U1     U3     -
 EnvRotate         ok     ok     ok     L7     K7     L7     L7     L7     L7     L7     ok
+EnvRotatePause    -      -      -      L7     -      L7     L7     L7     L7     L7     -
 EnvDelete         ok     ok     ok     ok     ok     ok     ok     ok     ok     ok     ok
 EnvDelete.wrong   A2     A2     A2     A2     A2     A2     A2     A2     A2     A2     A2
 EnvApply.app      E2     ok     ok     ok     K7     L7     L7     L7     L7     L7     ok
@@ -179,6 +180,7 @@ REQUESTS = {
     "EnvMount.db": lambda: ({"name": "db"}, ()), "EnvMount.off": lambda: ({"name": "off"}, ()),
     "EnvUnmount": lambda: ({"name": "db"}, ()), "EnvLock": lambda: ({"name": "db"}, ()),
     "EnvUnlock": lambda: ({"name": "db", "confirmed": True}, ()), "EnvUnlock.silent": lambda: ({"name": "db"}, ()),
+    "EnvRotatePause": lambda: ({"name": "db", "paused": True}, ()),
     "EnvRotate": lambda: ({"name": "db"}, ()), "EnvDelete": lambda: ({"name": "db", "confirm": "db"}, ()),
     "EnvDelete.wrong": lambda: ({"name": "db", "confirm": "app"}, ()),
     "EnvApply.app": lambda: ({"name": "app", "confirmed": True}, ()), "EnvApply.db": lambda: ({"name": "db", "confirmed": True}, ()),

@@ -1,6 +1,8 @@
 /* check: holds a crash state against the model. Contract: crash.h. */
 #include "crash.h"
 
+#include "store/journal.h"
+#include "store/recrypt.h"
 #include "store/xattr.h"
 
 #include <sys/stat.h>
@@ -308,6 +310,55 @@ static void check_again(struct check *k, const char *dir, const struct env_key *
 		(void)volume_close(k->v);
 }
 
+/* A rotation of the data that the crash interrupted goes on to its end, and changes nothing that is read. */
+struct rotation {
+	struct check *k;
+	struct recrypt *r;
+};
+
+static int rotation_file(void *ctx, int path_fd, const struct stat *st, const char *lower, const char *plain)
+{
+	static uint8_t before[3 * GROUP_BLOCKS * BLOCK_SIZE], after[sizeof(before)];
+	const struct rotation *rotation = ctx;
+	struct recrypt_file file = {0};
+	uint64_t bytes;
+	int fd = io_reopen(path_fd, O_RDWR), rc = fd < 0 ? fd : content_open(rotation->k->v, fd, &file.content);
+
+	(void)st;
+	ssize_t n = rc < 0 ? rc : content_read(file.content, before, sizeof(before), 0);
+	while (rc == 0 && n >= 0 && file.result == 0)
+		rc = recrypt_step(rotation->r, &file, 1, &bytes);
+	if (rc < 0 || n < 0 || file.result != 1 || content_read(file.content, after, sizeof(after), 0) != n || memcmp(before, after, (size_t)n) != 0)
+		violated(rotation->k, "%s (%s): its rotation does not go on: %d, %zd, %d", plain, lower, rc, n, file.result);
+	content_close(file.content);
+	return 0;
+}
+
+static void rotation_found(void *ctx, const struct scrub_finding *f)
+{
+	violated(((struct rotation *)ctx)->k, "%s (%s) while its rotation goes on: %s", f->plain, f->lower, strerror(-f->error));
+}
+
+static void check_rotation(struct check *k)
+{
+	struct rotation rotation = {.k = k};
+	struct scrub_visitor visitor = {.file = rotation_file, .found = rotation_found, .ctx = &rotation};
+
+	if (!volume_data_rotating(k->v) || volume_rotating(k->v))
+		return;
+	/* What is pending still is for files that are no more. */
+	int rc = journal_drop_pending(k->v);
+	if (rc == 0)
+		rc = recrypt_new(k->v, &rotation.r);
+	if (rc == 0)
+		rc = scrub_walk(k->v, &visitor);
+	recrypt_free(rotation.r);
+	if (rc == 0)
+		rc = volume_data_end(k->v);
+	if (rc < 0)
+		violated(k, "the rotation does not go on: %s", strerror(-rc));
+}
+
 void crash_check(struct crash *h, const char *dir, const struct crash_state *s, unsigned how)
 {
 	struct volume_options options = {.report = store_report};
@@ -331,6 +382,8 @@ void crash_check(struct crash *h, const char *dir, const struct crash_state *s, 
 	} else {
 		check_tree(&k);
 	}
+	if (how & CHECK_USE)
+		check_rotation(&k);
 	h->refused += (unsigned)atomic_load(&k.v->stats.refused);
 	rc = volume_close(k.v);
 	if (rc < 0)

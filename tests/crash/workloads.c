@@ -1,6 +1,8 @@
 /* workloads: what the store is asked to do before the power goes. See crash.h. */
 #include "crash.h"
 
+#include "store/recrypt.h"
+
 #include <linux/falloc.h>
 
 #define SIZE_ANY (40u * BLOCK_SIZE)
@@ -221,7 +223,7 @@ static void run_rotate(struct crash *h)
 		uint64_t what = below(h, 8);
 
 		if (op == 15) {
-			assert_int_equal(volume_rotate_begin(h->v, &crash_next_key, &wrap, 1), 0);
+			assert_int_equal(volume_rotate_begin(h->v, &crash_next_key, &wrap, 1, false), 0);
 			h->rotated = true;
 		}
 		if (op == 30) {
@@ -245,6 +247,68 @@ static void run_rotate(struct crash *h)
 		else
 			crash_close(h, f);
 	}
+}
+
+/* Content under new keys while files are in use: small ones in one step, a large one in several. */
+static void run_recrypt(struct crash *h)
+{
+	struct env_wrap wrap = {.source = "test", .fingerprint = "00", .key_name = "test", .algorithm = "none", .blob = {2}, .blob_len = 1};
+	struct recrypt *r = NULL;
+	uint32_t files[4];
+	bool ended = false;
+
+	for (unsigned f = 0; f < 4; f++) {
+		files[f] = crash_create(h, CRASH_ROOT, (const char *[]){"one", "two", "three", "four"}[f]);
+		crash_write(h, files[f], f ? 0 : 20 * BLOCK_SIZE, f ? SIZE_ANY : (CRASH_BLOCKS - 25) * BLOCK_SIZE);
+		if (below(h, 2))
+			crash_sync(h, files[f], true);
+		if (below(h, 2))
+			crash_seal(h, files[f]);
+	}
+	for (unsigned op = 0; op < 50; op++) {
+		uint32_t f = files[below(h, 4)];
+		uint64_t what = below(h, 15), bytes;
+
+		if (op == 5) {
+			assert_int_equal(volume_rotate_begin(h->v, &crash_next_key, &wrap, 1, true), 0);
+			h->rotated = true;
+			for (unsigned k = 0; k < 4; k++)
+				assert_true(content_rotate(crash_content(h, files[k])) >= 0);
+			assert_int_equal(volume_rotate_end(h->v), 0);
+		}
+		if (what < 5 && op > 5 && !ended) {
+			struct recrypt_file step[4] = {{.content = crash_content(h, f)}};
+			unsigned n = 1;
+
+			if (!r)
+				assert_int_equal(recrypt_new(h->v, &r), 0);
+			for (unsigned k = 1; what < 2 && k < 4; k++)
+				step[n++].content = crash_content(h, files[k]);
+			assert_int_equal(recrypt_step(r, what < 2 && f != files[0] ? step + 1 : step, what < 2 && f != files[0] ? 3 : 1, &bytes), 0);
+			ended = true;
+			for (unsigned k = 0; k < 4; k++)
+				ended = ended && recrypt_is_done(crash_content(h, files[k]));
+			if (ended)
+				assert_int_equal(volume_data_end(h->v), 0);
+			if (ended || below(h, 4) == 0) {
+				recrypt_free(r);
+				r = NULL;
+			}
+		} else if (what < 9) {
+			write_somewhere(h, f);
+		} else if (what < 10) {
+			crash_allocate(h, f, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, below(h, CRASH_BLOCKS * BLOCK_SIZE), 1 + below(h, SIZE_ANY));
+		} else if (what < 11) {
+			crash_truncate(h, f, below(h, 4) ? below(h, h->objects[f].size + 1) : 0);
+		} else if (what < 13) {
+			crash_sync(h, f, true);
+		} else if (what < 14) {
+			crash_seal(h, f);
+		} else {
+			crash_close(h, f);
+		}
+	}
+	recrypt_free(r);
 }
 
 /* Workers that die, and mounts that end well, before the power goes. */
@@ -279,6 +343,7 @@ const struct crash_workload crash_workloads[] = {
 	{"truncate", run_truncate, false},
 	{"tree", run_tree, false},
 	{"rotate", run_rotate, true},
+	{"recrypt", run_recrypt, true},
 	{"remount", run_remount, false},
 };
 const size_t crash_workload_count = ARRAY_LEN(crash_workloads);

@@ -526,7 +526,7 @@ static int op_rewrap(struct volume *v)
 static int op_rotate(struct volume *v)
 {
 	CLEANUP(content_closep) struct content *c = NULL;
-	int rc = volume_rotating(v) ? 0 : volume_rotate_begin(v, &fault_next_key, &wrap, 1);
+	int rc = volume_rotating(v) ? 0 : volume_rotate_begin(v, &fault_next_key, &wrap, 1, false);
 
 	if (rc == 0)
 		rc = file_open(v, "a", &c);
@@ -538,7 +538,7 @@ static int op_rotate(struct volume *v)
 static int op_rotate_whole(struct volume *v)
 {
 	static const char *const names[] = {"a", "tail", LONG("l")};
-	int rc = volume_rotating(v) || v->ek_version > 1 ? 0 : volume_rotate_begin(v, &fault_next_key, &wrap, 1);
+	int rc = volume_rotating(v) || v->ek_version > 1 ? 0 : volume_rotate_begin(v, &fault_next_key, &wrap, 1, false);
 	struct dir_id id;
 	struct stat st;
 

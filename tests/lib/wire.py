@@ -19,6 +19,7 @@ TENANT = {"tenant_admin"}
 ROLES = {
     "Status": ALL, "EnvList": ALL, "EnvShow": ALL, "KeyList": ALL, "KeyShow": ALL, "Audit": ADMINS | {"auditor"},
     "EnvCreate": ADMINS, "EnvMount": ADMINS, "EnvUnmount": ADMINS, "EnvLock": ADMINS, "EnvRotate": ADMINS, "EnvScrub": ADMINS,
+    "EnvRotatePause": ADMINS,
     "EnvKey": ADMINS, "EnvDelete": TENANT, "EnvUnlock": TENANT, "EnvApply": TENANT, "EnvReturn": TENANT, "EnvAttach": TENANT,
     "KeyGenerate": TENANT, "KeyUpload": TENANT, "KeyActivate": TENANT, "KeyUnlock": TENANT, "TenantLock": TENANT,
     "KekShow": {"tenant_admin", "vault_admin"},

@@ -1,5 +1,6 @@
 """Known answers from an independent implementation: what a mount shows is what tests/tools/tdefs_reader.py, written from the
-format chapter on another cryptographic library, reads from the store; and a frozen store of format 1 is read for ever."""
+format chapter on another cryptographic library, reads from the store; and frozen stores of each format are read for ever. That of
+format 2 has files whose content is re-encrypted, half of it, or not yet."""
 import hashlib
 import os
 import stat
@@ -10,7 +11,7 @@ from tdefs import *
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 READER = os.path.join(HERE, "../tools/tdefs_reader.py")
-GOLDEN = os.path.join(HERE, "../golden/format-1.tar.gz")
+GOLDEN = [os.path.join(HERE, "../golden/format-%d.tar.gz" % n) for n in (1, 2)]
 try:
     import cryptography
 except ImportError:
@@ -79,13 +80,16 @@ if __name__ == "__main__":
     worker.stop()
     equal(reader(worker.store, worker.key), shown, "the reader and the mount")
 
-    run("tar", "-C", base, "--xattrs", "--xattrs-include=*", "-xzf", GOLDEN)
-    golden = Worker(base, "golden").start()
-    with open(base + "/golden.listing", errors="surrogateescape") as f:
-        frozen = f.read().strip("\n").split("\n")
-    equal(listing(golden.mnt), frozen, "the frozen store through a mount")
-    golden.client("scrub", "start")
-    wait_for(lambda: golden.status()["scrub"].startswith("0/"), "the scrub")
-    check(golden.status()["scrub"].endswith("/0"), "scrub of the frozen store: " + golden.status()["scrub"])
-    golden.stop()
-    equal(reader(golden.store, golden.key), frozen, "the frozen store by the reader")
+    for number, frozen_store in enumerate(GOLDEN, 1):
+        folder = base + "/format-%d" % number
+        os.mkdir(folder)
+        run("tar", "-C", folder, "--xattrs", "--xattrs-include=*", "-xzf", frozen_store)
+        golden = Worker(folder, "golden").start()
+        with open(folder + "/golden.listing", errors="surrogateescape") as f:
+            frozen = f.read().strip("\n").split("\n")
+        equal(listing(golden.mnt), frozen, "the frozen store of format %d through a mount" % number)
+        golden.client("scrub", "start")
+        wait_for(lambda: golden.status()["scrub"].startswith("0/"), "the scrub")
+        check(golden.status()["scrub"].endswith("/0"), "scrub of the frozen store: " + golden.status()["scrub"])
+        golden.stop()
+        equal(reader(golden.store, golden.key), frozen, "the frozen store of format %d by the reader" % number)

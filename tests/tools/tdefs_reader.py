@@ -74,15 +74,18 @@ class Store:
         if not lower:
             return b""
         head = lower[:512]
-        assert head[:8] == b"TDEFSF1\0" and struct.unpack_from("<II", head, 8) == (1, 0), "key sector"
-        file_id, fk = head[16:32], keywrap.aes_key_unwrap(self.wrap, head[44:84])
-        header_mac = derive(fk, "tdefs v1 file header", 32)
-        assert mac(header_mac, head[:480]) == head[480:], "key sector's MAC"
+        version, flags = struct.unpack_from("<II", head, 8)
+        assert head[:8] == b"TDEFSF1\0" and version in (1, 2) and flags <= version - 1, "key sector"
+        file_id, records = head[16:32], [head[44:84]] + ([head[88:128]] if head[84:88] != bytes(4) else [])
+        files_keys = [keywrap.aes_key_unwrap(self.wrap, wrapped) for wrapped in records]
+        header_macs = [derive(fk, "tdefs v1 file header", 32) for fk in files_keys]
+        assert mac(header_macs[0], head[:480]) == head[480:], "key sector's MAC"
         slots = [lower[o:o + 512] for o in (1024, 1536)]
-        slots = [s for s in slots if mac(header_mac, file_id, s[:480]) == s[480:]]
+        slots = [s for s in slots if any(mac(key, file_id, s[:480]) == s[480:] for key in header_macs)]
         slot = max(slots, key=lambda s: struct.unpack_from("<Q", s, 8))
         dense = struct.unpack_from("<I", slot, 32)[0] & 1
-        xts, keys = derive(fk, "tdefs v1 content", 64), {}
+        by_bit = {flags ^ k: fk for k, fk in enumerate(files_keys)}         # record 0's blocks have the key bit that flags say
+        xts, keys = {bit: derive(fk, "tdefs v1 content", 64) for bit, fk in by_bit.items()}, {}
         out, at, number = [], 4096, 0
         while at + BLOCK + BLOCK <= len(lower):
             tags = lower[at:at + BLOCK]
@@ -93,16 +96,16 @@ class Store:
                     break
                 entry = tags[32 * i:32 * i + 32]
                 generation = struct.unpack_from("<I", entry)[0]
-                zero, generation = generation >> 31, generation & 0x7fffffff
+                zero, bit, generation = generation >> 31, generation >> 30 & 1, generation & 0x3fffffff
                 if entry == bytes(32):
                     assert not dense, "a hole in a dense file"
                     out.append(bytes(BLOCK))
                 else:
-                    if generation not in keys:
-                        keys[generation] = AESGCM(derive(fk, "tdefs v1 block mac", 32, generation))
+                    if (bit, generation) not in keys:
+                        keys[bit, generation] = AESGCM(derive(by_bit[bit], "tdefs v1 block mac", 32, generation))
                     about = file_id + struct.pack("<QQ", number, 2 if zero else 1) + (b"" if zero else cipher)
-                    keys[generation].decrypt(entry[4:16], entry[16:], about)    # InvalidTag where it does not verify
-                    plain = Cipher(algorithms.AES(xts), modes.XTS(struct.pack("<QQ", number, 0))).decryptor()
+                    keys[bit, generation].decrypt(entry[4:16], entry[16:], about)    # InvalidTag where it does not verify
+                    plain = Cipher(algorithms.AES(xts[bit]), modes.XTS(struct.pack("<QQ", number, 0))).decryptor()
                     out.append(bytes(BLOCK) if zero else plain.update(cipher) + plain.finalize())
                 at += BLOCK
                 number += 1

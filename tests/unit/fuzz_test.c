@@ -100,7 +100,7 @@ static void fuzz_file_header(void **state)
 	uint64_t seed = 2;
 
 	(void)state;
-	assert_int_equal(filehead_new(&fw, 1, 2, &h), 0);
+	assert_int_equal(filehead_new(&fw, 1, 2, 3, &h), 0);
 	assert_int_equal(filehead_encode(&h, key_sector), 0);
 	assert_int_equal(fileslot_encode(&h, &slot, slot_sector), 0);
 	for (unsigned k = 0; k < rounds(4000); k++) {
