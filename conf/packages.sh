@@ -11,7 +11,7 @@ set -eu
 BUILD="gcc libc6-dev cmake ninja-build pkg-config libssl-dev libfuse3-dev fuse3 libconfig-dev libsqlite3-dev
 libjansson-dev libseccomp-dev"
 TEST="clang libclang-rt-14-dev libcmocka-dev python3 python3-cryptography acl attr util-linux mount e2fsprogs procps openssl strace"
-ENGINES="sqlite3 postgresql-15 mariadb-server lmdb-utils python3-lmdb git rsync tar"
+ENGINES="sqlite3 postgresql-15 mariadb-server lmdb-utils python3-lmdb git rsync tar bindfs fio"
 TOKENS="softhsm2"
 BENCH="fio postgresql-15 sqlite3 mariadb-server sysbench gnuplot-nox e2fsprogs gocryptfs securefs cryfs encfs bindfs"
 
