@@ -32,8 +32,8 @@ static const char *const steps[SCHEMA_VERSION] = {
 	"CREATE TABLE audit_pending (id INTEGER PRIMARY KEY, time INTEGER NOT NULL, uid INTEGER NOT NULL, role TEXT NOT NULL,"
 	" request TEXT NOT NULL, object TEXT NOT NULL) STRICT;"
 	"PRAGMA user_version = 3;",
-	"ALTER TABLE environment ADD COLUMN clean INTEGER NOT NULL DEFAULT 0;"
-	"PRAGMA user_version = 4;",
+	("ALTER TABLE environment ADD COLUMN clean INTEGER NOT NULL DEFAULT 0;"
+	 "PRAGMA user_version = 4;"),
 };
 
 int registry_error(int rc)

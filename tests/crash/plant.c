@@ -189,7 +189,8 @@ static void rename_in_two_steps(struct recording *r)
 		if (!old || old == one.made || is_directory(r, old))
 			continue;
 		memmove(&r->records[k + 1], &r->records[k], (r->count - k) * sizeof(one));
-		r->records[k++] = (struct record){.op = IO_UNLINK, .obj = one.obj2, .made = old, .path = strdup(one.path2), .begun = k};
+		r->records[k] = (struct record){.op = IO_UNLINK, .obj = one.obj2, .made = old, .path = strdup(one.path2), .begun = k};
+		k++;
 		r->count++;
 	}
 }

@@ -72,8 +72,8 @@ static void run_append(struct crash *h)
 /* Configuration and the like: write a new one, sync, rename it over, sync the directory. */
 static void run_rename_over(struct crash *h)
 {
-	const char *const names[] = {"settings", "state", "a name of a hundred and ninety bytes "
-		"xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"};
+	const char *const names[] = {"settings", "state", ("a name of a hundred and ninety bytes "
+		"xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx")};
 	uint32_t dir = crash_mkdir(h, CRASH_ROOT, "etc");
 
 	for (unsigned op = 0; op < 16; op++) {
