@@ -277,8 +277,10 @@ static void build_empty(int dirfd, const char *name)
 	const struct dirent *de;
 
 	while (dp && (de = readdir(dp)))
-		if (strcmp(de->d_name, ".") != 0 && strcmp(de->d_name, "..") != 0)
-			(void)!unlinkat(fd, de->d_name, 0);
+		if (strcmp(de->d_name, ".") != 0 && strcmp(de->d_name, "..") != 0 && unlinkat(fd, de->d_name, 0) < 0) {
+			build_empty(fd, de->d_name);
+			(void)!unlinkat(fd, de->d_name, AT_REMOVEDIR);
+		}
 	if (dp)
 		closedir(dp);
 }
