@@ -149,10 +149,10 @@ os.link(env.mnt + "/still/0/1", env.mnt + "/still/link")
 with open(env.mnt + "/still/large", "wb") as f:
     f.write(random.randbytes(16 * MIB))
 with open(env.mnt + "/still/sparse", "wb") as f:
-    f.truncate(1 << 36)
-    f.seek(700 << 20)
+    f.truncate(1 << 31)
+    f.seek(70 << 20)
     f.write(b"far out")
-    f.seek((1 << 36) - 300000)
+    f.seek((1 << 31) - 300000)
     f.write(random.randbytes(200000))
 with open(env.mnt + "/still/zeros", "wb") as f:
     os.posix_fallocate(f.fileno(), 0, 300000)
