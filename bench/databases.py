@@ -41,7 +41,7 @@ def home(s, name, user):
     os.chmod(s.dir, 0o755)
     shutil.rmtree(s.dir + "/" + name, ignore_errors=True)
     os.mkdir(s.dir + "/" + name)
-    elsewhere = tempfile.mkdtemp(prefix="tdefs-bench-")
+    elsewhere = tempfile.mkdtemp(prefix=name, dir=s.base)
     for path in (s.dir + "/" + name, elsewhere):
         shutil.chown(path, user, user)
     return elsewhere
