@@ -27,7 +27,7 @@ static const struct setting {
 	{"roles.auditor", TEXT, OFF(auditor), "", 0, 0},
 	{"roles.root_is_all", BOOL, OFF(root_is_all), "true", 0, 0},
 	{"mount.threads", COUNT, OFF(threads), "4", 1, 256},
-	{"mount.spin_us", COUNT, OFF(spin_us), "50", 0, 10000},
+	{"mount.spin_us", COUNT, OFF(spin_us), "0", 0, 10000},
 	{"mount.seal_interval", DURATION, OFF(seal_interval_ns), "30s", 0, 0},
 	{"mount.restart_limit", COUNT, OFF(restart_limit), "5", 0, 1000},
 	{"mount.restart_delay", DURATION, OFF(restart_delay_ns), "1s", 0, 0},

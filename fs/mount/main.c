@@ -14,7 +14,7 @@ static const char usage[] =
 	"Usage: tdefs-mount --name NAME --store DIR --mountpoint DIR --socket PATH [options]\n"
 	"Serves one tdefs environment over FUSE. Started by tdefsd, which sends the key over the socket.\n\n"
 	"  --threads N            threads that serve requests (4)\n"
-	"  --spin-us N            microseconds to look out for the next request before sleeping (50)\n"
+	"  --spin-us N            microseconds to look out for the next request before sleeping (0)\n"
 	"  --seal-interval TIME   between two rounds of sealing, as 30s\n"
 	"  --rotate-max-rate N    bytes a second that a rotation of the data may encrypt (0: any)\n"
 	"  --read-only            mount read-only\n"
@@ -27,7 +27,7 @@ int main(int argc, char **argv)
 		{"threads", required_argument, NULL, 't'}, {"spin-us", required_argument, NULL, 'u'}, {"seal-interval", required_argument, NULL, 'i'},
 		{"rotate-max-rate", required_argument, NULL, 'R'},
 		{"read-only", no_argument, NULL, 'r'}, {"help", no_argument, NULL, 'h'}, {0}};
-	struct worker_arguments a = {.mount = {.threads = 4, .spin_us = 50, .seal_interval_ns = UINT64_C(30000000000)}};
+	struct worker_arguments a = {.mount = {.threads = 4, .seal_interval_ns = UINT64_C(30000000000)}};
 	int option;
 
 	while ((option = getopt_long(argc, argv, "", options, NULL)) != -1) {
