@@ -198,11 +198,15 @@ static UNUSED void filehead_seeds(void)
 {
 	struct fileslot slot = {.sequence = 3, .epoch = 2, .sealed = 5, .dense = true, .shift = REGION_SHIFT_MIN, .generation = 1};
 	uint8_t sectors[2 * SECTOR_SIZE];
-	struct filehead h = {0};
+	struct filehead h = {0}, half = {0};
 
-	if (filehead_new(&file_wrap, 1, 2, &h) < 0 || filehead_encode(&h, sectors) < 0 || fileslot_encode(&h, &slot, sectors + SECTOR_SIZE) < 0)
+	if (filehead_new(&file_wrap, 1, 2, 3, &h) < 0 || filehead_encode(&h, sectors) < 0 || fileslot_encode(&h, &slot, sectors + SECTOR_SIZE) < 0)
 		abort();
 	seed("header", sectors, sizeof(sectors));
+	if (filehead_renew(&h, &file_wrap, 1, 4, &half) < 0 || filehead_encode(&half, sectors) < 0)
+		abort();
+	seed("rotating", sectors, sizeof(sectors));
+	filehead_done(&half);
 	filehead_done(&h);
 }
 
