@@ -125,7 +125,8 @@ def with_header(data, text, code=1):
 
 with_header(b"rubbish\n", "not a tdefs store")
 with_header(b"", "not a tdefs store")
-with_header(good.replace(b"format = 1", b"format = 2"), "newer version")
+check(b"format = 2;" in good, "the header names its format")
+with_header(good.replace(b"format = 2;", b"format = 3;"), "newer version")
 with_header(good.replace(b"clean = true", b"clean = false"), "changed by somebody")
 for at in range(0, len(good), 97):
     with_header(good[:at] + bytes([good[at] ^ 1]) + good[at + 1:], "")
