@@ -66,6 +66,19 @@ uint32_t content_generation(struct content *c, uint64_t blk, uint64_t n);
 void content_changed(struct content *c);
 /* A header for a file that has none. Range up to RANGE_END held. */
 int content_make_header(struct content *c) MUST_CHECK;
+/* What content_write.c has for content_allocate.c. Takes blocks from off's up to the end of file and beyond, and makes sure that
+ * the old last block is among them; content_lock_blocks takes those of off..off+len alone where the file has them all. */
+void content_lock_tail(struct content *c, struct range *r, uint64_t off);
+void content_lock_blocks(struct content *c, struct range *r, uint64_t off, uint64_t len);
+void content_not_dense(struct content *c);
+/* Blocks first..end have their entries now, or are no more (C5). */
+void content_gaps_close(struct content *c, uint64_t first, uint64_t end);
+/* After a failed change: cuts what was new. Gives rc back, or what made the volume poisoned. */
+int content_failed(struct content *c, uint64_t old_size, int rc) MUST_CHECK;
+/* Zeros within the file's size. Range held. */
+int content_write_zeros(struct content *c, size_t len, uint64_t off) MUST_CHECK;
+/* Whether a failed write has left every byte as it was. */
+bool write_was_refused(int rc, uint64_t done);
 /* Above this many blocks no zero entries are written one by one: the file is no longer dense instead. */
 #define ZERO_ENTRIES_MAX (1u << 18)
 /* After the lower file was cut to size > 0. Range up to RANGE_END held. */
