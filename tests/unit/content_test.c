@@ -244,7 +244,10 @@ static void content_changed_length_is_refused(void **state)
 	for (off_t len = sizeof(lower) - 1; len > 0; len -= len > 600 && len < 8192 ? 13 : 1) {
 		assert_int_equal(ftruncate(fd, len), 0);
 		int rc = damaged_read(v, buf, sizeof(buf), &n);
-		if (rc != -EBADMSG)
+		/* Where the cut takes the newer slot alone (what it takes of the older one may be zeros), the file is as an emptied one:
+		 * README, "a file emptied". */
+		bool emptied = rc == 0 && n == 0 && len >= (off_t)SLOT_OFF(1) - 1 && len < (off_t)SLOT_OFF(2);
+		if (rc != -EBADMSG && !emptied)
 			fail_msg("cut to %lld: %d", (long long)len, rc);
 		refused++;
 	}
