@@ -12,9 +12,8 @@ import threading
 import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../lib"))
-sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../integration"))
 from keys import *
-from postgresql import Server, balanced
+from postgres import balanced, make_server
 
 ROUNDS = int(os.environ.get("TDEFS_ROUNDS") or (20 if LONG else 6))
 need("pgrep")
@@ -83,39 +82,6 @@ class Files:
 
 # ---- under PostgreSQL ----
 
-def make_server(env):
-    runtime = tempfile.mkdtemp(prefix="tdefs-pg-")
-    undo(shutil.rmtree, runtime, True)
-    run("chown", "postgres:", runtime, env.mnt)
-    os.chmod(env.mnt, 0o700)
-    data = env.mnt + "/data"
-    server = Server(data, runtime)
-    server.do("initdb", "-D", data, "--data-checksums", "--locale=C", "--encoding=UTF8", "--auth=trust", "-U", "postgres")
-    with open(data + "/postgresql.conf", "a") as f:
-        f.write("listen_addresses = ''\nunix_socket_directories = '%s'\nshared_buffers = '16MB'\nmax_connections = 20\n"
-                "max_wal_size = '64MB'\n" % runtime)
-    server.start()
-    server.do("pgbench", "-i", "-q", "-s", "2")
-    server.sql("create table acked (n int primary key)")
-    return server
-
-
-def postgres_pids(server):
-    with open(server.data + "/postmaster.pid") as f:
-        pid = int(f.readline())
-    return [pid] + [int(p) for p in run("pgrep", "-P", pid, ok=None).stdout.split()]
-
-
-def postgres_is_gone(pids):
-    """What the lock took the files from ends by itself in time; nothing else may wait for that."""
-    for pid in pids:
-        try:
-            os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
-    wait_for(lambda: not any(os.path.exists("/proc/%d" % pid) for pid in pids), "PostgreSQL's end")
-
-
 def meet(what, env):
     """One lock, and what it meets. Whether the tenant's lock was it."""
     if what == "two locks":
@@ -176,7 +142,9 @@ for name in "one", "two":
 db = Environment(tenant, "db").start()
 if shutil.which("pgbench") or os.path.exists("/usr/lib/postgresql/15/bin/pgbench"):
     need("initdb", "pg_ctl", "pgbench", "psql")
-    server = make_server(db)
+    server = make_server(db.mnt, "shared_buffers = '16MB'")
+    server.do("pgbench", "-i", "-q", "-s", "2")
+    server.sql("create table acked (n int primary key)")
     for n in range(ROUNDS):
         what = MEETINGS[n % len(MEETINGS)]
         if n == ROUNDS - 1:
@@ -187,10 +155,10 @@ if shutil.which("pgbench") or os.path.exists("/usr/lib/postgresql/15/bin/pgbench
         wait_for(lambda: int(server.sql("select count(*) from pgbench_history")) > before + 100, "pgbench at work")
         server.sql("insert into acked values (%d)" % n)
         counted = int(server.sql("select count(*) from pgbench_history"))
-        pids = postgres_pids(server)
+        pids = server.pids()
         active = meet(what, db)
         locked(db, what)
-        postgres_is_gone(pids)
+        server.kill(pids)        # what the lock took the files from would end by itself in time; nothing else may wait for that
         load.join()
         if active:
             tenant.patiently("key", "unlock", active, *KEYS[active].given())

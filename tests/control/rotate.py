@@ -37,19 +37,16 @@ def environment_key():
 def opened_by(ek):
     """How many of the store's files have a file key that ek opens, and how many there are."""
     wrap, opens, count = derive(ek, "tdefs v1 file wrap", 32), 0, 0
-    for where, _, names in os.walk(env.store + "/root"):
-        for name in names:
-            with open(os.path.join(where, name), "rb") as f:
-                sector = f.read(512)
-            if not sector.startswith(b"TDEFSF1\0"):
-                continue
-            count += 1
-            for at in (44, 88):
-                try:
-                    keywrap.aes_key_unwrap(wrap, sector[at:at + 40])
-                    opens += 1
-                except keywrap.InvalidUnwrap:
-                    pass
+    for path in lower_files(env.store):
+        with open(path, "rb") as f:
+            sector = f.read(512)
+        count += 1
+        for at in (44, 88):
+            try:
+                keywrap.aes_key_unwrap(wrap, sector[at:at + 40])
+                opens += 1
+            except keywrap.InvalidUnwrap:
+                pass
     return opens, count
 
 

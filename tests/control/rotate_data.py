@@ -38,15 +38,6 @@ def environment_key(store):
     return keywrap.aes_key_unwrap_with_padding(platform, bytes.fromhex(blob))
 
 
-def lower_files(store):
-    for where, _, names in os.walk(store + "/root"):
-        for name in names:
-            path = os.path.join(where, name)
-            with open(path, "rb") as f:
-                if f.read(8) == b"TDEFSF1\0":
-                    yield path
-
-
 def file_keys(store, ek):
     """By file id: the file keys that ek opens."""
     wrap, keys = derive(ek, "tdefs v1 file wrap", 32), {}

@@ -2,65 +2,15 @@
 """PostgreSQL on an environment: data checksums, pgbench with four clients, a tablespace, clean restart, its log synced in
 several ways, kill -9 in the middle of pgbench and recovery, pg_amcheck and pg_checksums."""
 import os
-import signal
 import sys
-import tempfile
 import threading
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../lib"))
 import keys
 import tdefs
+from postgres import balanced, make_server
 
 SECONDS = 300 if tdefs.LONG else 4
-
-
-class Server:
-    """One cluster of its own; it listens on a Unix socket only."""
-
-    def __init__(self, data, runtime):
-        self.data, self.runtime = data, runtime
-        self.log = os.path.join(runtime, "log")
-
-    def do(self, *argv, **more):
-        environment = dict(os.environ, PGHOST=self.runtime, PGUSER="postgres", PGDATABASE="postgres", LC_ALL="C")
-        return tdefs.run(*argv, preexec_fn=tdefs.as_user("postgres"), cwd=self.runtime, env=environment, **more)
-
-    def start(self):
-        with open(self.log + ".start", "a") as log:
-            done = self.do("pg_ctl", "-D", self.data, "-l", self.log, "-w", "-t", "120", "start", ok=None,
-                           stdout=log, stderr=log)
-        if done.returncode != 0:
-            tdefs.fail("PostgreSQL does not start\n" + self.text())
-        tdefs.undo(self.stop, "immediate", None)
-
-    def stop(self, how="fast", ok=(0,)):
-        self.do("pg_ctl", "-D", self.data, "-m", how, "-w", "-t", "120", "stop", ok=ok)
-
-    def kill(self):
-        with open(os.path.join(self.data, "postmaster.pid")) as f:
-            pid = int(f.readline())
-        children = tdefs.run("pgrep", "-P", pid, ok=None).stdout.split()
-        for each in [pid] + [int(c) for c in children]:
-            try:
-                os.kill(each, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
-        tdefs.wait_for(lambda: not any(os.path.exists("/proc/%d" % int(p)) for p in [pid] + children), "the server's end")
-
-    def sql(self, text):
-        return self.do("psql", "-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1", "-c", text).stdout.strip()
-
-    def text(self):
-        with open(self.log, errors="replace") as f:
-            return f.read()
-
-
-def balanced(server):
-    """pgbench's invariant: every transaction adds the same to four tables."""
-    sums = server.sql("select (select sum(abalance) from pgbench_accounts) = (select sum(delta) from pgbench_history),"
-                      "(select sum(tbalance) from pgbench_tellers) = (select sum(delta) from pgbench_history),"
-                      "(select sum(bbalance) from pgbench_branches) = (select sum(delta) from pgbench_history)")
-    tdefs.equal(sums, "t|t|t", "pgbench's sums")
 
 
 def change_keys_under_load(base, tenant, server):
@@ -106,17 +56,8 @@ def main():
     base = tdefs.scratch()
     tenant = keys.Tenant(base, keys.guards()).start()
     environment = tdefs.Environment(tenant).start()
-    runtime = tempfile.mkdtemp(prefix="tdefs-pg-")
-    tdefs.undo(tdefs._remove, runtime)
-    tdefs.run("chown", "postgres:", runtime, environment.mnt)
-    os.chmod(environment.mnt, 0o700)
-    data = os.path.join(environment.mnt, "data")
-    server = Server(data, runtime)
-    server.do("initdb", "-D", data, "--data-checksums", "--locale=C", "--encoding=UTF8", "--auth=trust", "-U", "postgres")
-    with open(data + "/postgresql.conf", "a") as f:
-        f.write("listen_addresses = ''\nunix_socket_directories = '%s'\nshared_buffers = '32MB'\nmax_connections = 20\n"
-                "wal_level = minimal\nmax_wal_senders = 0\nmax_wal_size = '64MB'\ncheckpoint_timeout = '30s'\n" % runtime)
-    server.start()
+    server = make_server(environment.mnt, "shared_buffers = '32MB'\nwal_level = minimal\nmax_wal_senders = 0\ncheckpoint_timeout = '30s'")
+    data = server.data
     server.do("pgbench", "-i", "-q", "-s", "2")
     server.do("pgbench", "-n", "-c", "4", "-j", "2", "-T", SECONDS)
     balanced(server)

@@ -366,6 +366,16 @@ def environment(base, name="env"):
     return Environment(Keeper(base).start(), name).start()
 
 
+def lower_files(store):
+    """The encrypted files below."""
+    for where, _, names in os.walk(store + "/root"):
+        for name in names:
+            path = os.path.join(where, name)
+            with open(path, "rb") as f:
+                if f.read(8) == b"TDEFSF1\0":
+                    yield path
+
+
 def as_user(name):
     """preexec_fn to become that user, with its groups."""
     import pwd
