@@ -14,6 +14,7 @@ import costs
 import databases
 import peers
 import report
+import rotate
 import systems
 import workloads
 
@@ -84,14 +85,15 @@ def main():
     p.add_argument("--dir", help="an ext4 directory to work in instead of memory")
     p.add_argument("--other", metavar="BIN", help="the bin directory of another build of tdefs, to measure beside this one")
     p.add_argument("--set", metavar="TEXT", help="the same with these lines in its configuration, as 'mount: { threads = 2; };'")
+    p.add_argument("--rotate", action="store_true", help="rotations instead: how fast, and what pgbench and an fsync notice of one")
     p.add_argument("--out", help="directory for result.json, result.md and result.svg")
     o = p.parse_args()
     chosen = [w for w in WORKLOADS if re.search(o.workload, w[0])]
     chosen_costs = [c for c in costs.COSTS if re.search(o.workload, c[0])]
     if not chosen and not chosen_costs:
         sys.exit("no workload matches %s; there are:\n  %s" % (o.workload, "\n  ".join(w[0] for w in WORKLOADS + costs.COSTS)))
-    kinds = [systems.Ext4, systems.Tdefs] + ([systems.other_tdefs(o.other, o.set)] if o.other or o.set else [])
-    for peer in peers.PEERS if o.peers else []:
+    kinds = [systems.Tdefs] if o.rotate else [systems.Ext4, systems.Tdefs] + ([systems.other_tdefs(o.other, o.set)] if o.other or o.set else [])
+    for peer in peers.PEERS if o.peers and not o.rotate else []:
         print("left out: " + peer.missing(), file=sys.stderr) if peer.missing() else kinds.append(peer)
     touch_memory()
     made, base = memory_ext4() if not o.dir else (None, tempfile.mkdtemp(prefix="tdefs-bench-", dir=o.dir))
@@ -106,6 +108,9 @@ def main():
                 if kind in (systems.Ext4, systems.Tdefs):
                     raise
                 print("left out: %s: %s" % (kind.name, str(e)[-300:]), file=sys.stderr)
+        if o.rotate:
+            print(rotate.measure(live[0], o.quick, o.repeat), end="", flush=True)
+            return
         result = {"systems": [s.name for s in live], "quick": o.quick, "kernel": os.uname().release, "cpus": os.cpu_count(),
                   "rows": measure(chosen, live, o.repeat, 1 if o.quick else o.repeat, o.quick),
                   "costs": measure_costs(chosen_costs, live, o.quick)}
