@@ -15,7 +15,7 @@
 #include <sys/uio.h>
 
 static _Thread_local bool kill_privileges, tmpfile_request;
-static uint64_t init_unique; /* of the INIT request; set before there is a second thread */
+static atomic_uint_fast64_t init_unique; /* of the INIT request; 0 once it was answered */
 static bool init_killpriv, init_no_export; /* the kernel offered them */
 
 /* In flags2; linux/fuse.h of Linux 6.8, protocol 7.40. */
