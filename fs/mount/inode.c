@@ -122,13 +122,6 @@ int inode_get(struct inode_table *t, int fd_arg, const struct stat *st, struct i
 	return rc;
 }
 
-void inode_ref(struct inode_table *t, struct inode *i)
-{
-	pthread_mutex_lock(&t->lock);
-	i->refs++;
-	pthread_mutex_unlock(&t->lock);
-}
-
 static void inode_not_idle_locked(struct inode_table *t, struct inode *i)
 {
 	if (i->idle)

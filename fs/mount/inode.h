@@ -58,7 +58,6 @@ void inode_table_done(struct inode_table *t);
 
 /* The inode of an object, with one reference more. Takes fd. */
 int inode_get(struct inode_table *t, int fd, const struct stat *st, struct inode **ret) MUST_CHECK;
-void inode_ref(struct inode_table *t, struct inode *i);
 void inode_put(struct inode_table *t, struct inode *i, uint64_t refs);
 
 int inode_dir_id(struct inode_table *t, struct inode *i, struct dir_id *ret) MUST_CHECK;

@@ -63,7 +63,8 @@ void content_fit_regions(struct content *c, uint64_t blocks);
 int content_mark(struct content *c, uint64_t first, uint64_t last) MUST_CHECK;
 /* The generation, with its key bit, for new tags of n blocks of one group. Range held. */
 uint32_t content_generation(struct content *c, uint64_t blk, uint64_t n);
-void content_changed(struct content *c);
+/* The first block from blk on whose group the lower file has anything of; where none has, the larger of blk and blocks. */
+int content_next_group(struct content *c, uint64_t blk, uint64_t blocks, uint64_t *ret) MUST_CHECK;
 /* A header for a file that has none. Range up to RANGE_END held. */
 int content_make_header(struct content *c) MUST_CHECK;
 /* What content_write.c has for content_allocate.c. Takes blocks from off's up to the end of file and beyond, and makes sure that

@@ -1,7 +1,25 @@
-/* content_scan: every block of a file held against its entry; see content_scan and content_verify in content.h. */
+/* content_scan: going over a file: from one group that holds anything to the next, and every block held against its entry
+ * (content_scan and content_verify in content.h). */
 #include "store/content_internal.h"
 
 #include <string.h>
+
+/* A large hole costs nothing. */
+int content_next_group(struct content *c, uint64_t blk, uint64_t blocks, uint64_t *ret)
+{
+	uint64_t found;
+	int64_t off = blk < blocks ? io_lseek(c->fd, extent_tag_off(blk), SEEK_DATA) : -ENXIO;
+
+	if (off == -ENXIO) {
+		*ret = MAX(blk, blocks);
+		return 0;
+	}
+	if (off < 0)
+		return (int)off;
+	(void)extent_at((uint64_t)off, &found);
+	*ret = MIN(MAX(blk, found / GROUP_BLOCKS * GROUP_BLOCKS), MAX(blk, blocks));
+	return 0;
+}
 
 struct scan {
 	struct content *c;

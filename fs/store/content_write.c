@@ -34,13 +34,6 @@ static uint8_t *scratch_get(void)
 
 /* ---- state ---- */
 
-void content_changed(struct content *c)
-{
-	pthread_mutex_lock(&c->state_lock);
-	c->changed = true;
-	pthread_mutex_unlock(&c->state_lock);
-}
-
 uint32_t content_generation(struct content *c, uint64_t blk, uint64_t n)
 {
 	pthread_mutex_lock(&c->state_lock);

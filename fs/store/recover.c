@@ -73,23 +73,6 @@ static int recover_group(struct content *c, struct block_crypto *bc, uint64_t bl
 	return MIN(rc, 0);
 }
 
-/* The first block from blk on whose group the lower file has anything of: a large hole costs nothing. */
-static int recover_next_group(struct content *c, uint64_t blk, uint64_t blocks, uint64_t *ret)
-{
-	uint64_t found;
-	int64_t off = blk < blocks ? io_lseek(c->fd, extent_tag_off(blk), SEEK_DATA) : -ENXIO;
-
-	if (off == -ENXIO) {
-		*ret = blocks;
-		return 0;
-	}
-	if (off < 0)
-		return (int)off;
-	(void)extent_at((uint64_t)off, &found);
-	*ret = MIN(MAX(found / GROUP_BLOCKS * GROUP_BLOCKS, blk), blocks);
-	return 0;
-}
-
 /* Whether so much of the file is holes that it cannot have been dense. */
 static int recover_dense(struct content *c, uint64_t blocks)
 {
@@ -97,7 +80,7 @@ static int recover_dense(struct content *c, uint64_t blocks)
 	int rc = 0;
 
 	for (uint64_t blk = 0; rc == 0 && c->slot.dense && blk < blocks; blk = next + GROUP_BLOCKS) {
-		rc = recover_next_group(c, blk, blocks, &next);
+		rc = content_next_group(c, blk, blocks, &next);
 		if (rc == 0)
 			holes += next - blk;
 		if (holes > ZERO_ENTRIES_MAX)
@@ -113,7 +96,7 @@ static int recover_groups(struct content *c, struct block_crypto *bc, uint64_t b
 
 	while (rc == 0 && blk < blocks) {
 		if (!c->slot.dense)
-			rc = recover_next_group(c, blk, blocks, &blk);
+			rc = content_next_group(c, blk, blocks, &blk);
 		if (rc == 0 && blk < blocks)
 			rc = recover_group(c, bc, blk, (unsigned)MIN(blocks - blk, GROUP_BLOCKS), buf, anew);
 		blk += GROUP_BLOCKS;

@@ -178,23 +178,6 @@ static int recrypt_group(struct recrypt *r, struct step *s, struct block_crypto 
 
 /* ---- a step ---- */
 
-/* The first group from blk on that may hold anything. */
-static int recrypt_skip_holes(struct content *c, uint64_t blk, uint64_t blocks, uint64_t *ret)
-{
-	uint64_t found;
-	int64_t off = blk < blocks ? io_lseek(c->fd, extent_tag_off(blk), SEEK_DATA) : -ENXIO;
-
-	if (off == -ENXIO) {
-		*ret = MAX(blk, blocks);
-		return 0;
-	}
-	if (off < 0)
-		return (int)off;
-	(void)extent_at((uint64_t)off, &found);
-	*ret = MIN(MAX(blk, found / GROUP_BLOCKS * GROUP_BLOCKS), MAX(blk, blocks));
-	return 0;
-}
-
 static uint64_t groups_up(uint64_t blk)
 {
 	return (blk + GROUP_BLOCKS - 1) / GROUP_BLOCKS * GROUP_BLOCKS;
@@ -211,14 +194,14 @@ static int step_plan(struct recrypt *r, struct step *s, uint32_t version)
 	uint64_t cursor = c->head.cursor;
 	bool whole = !c->head.key[1].fk;
 	pthread_mutex_unlock(&c->state_lock);
-	int rc = recrypt_skip_holes(c, cursor, blocks, &start);
+	int rc = content_next_group(c, cursor, blocks, &start);
 	if (rc < 0)
 		return rc;
 	whole = whole || blocks - MIN(start, blocks) <= limit;
 	range_lock(&c->ranges, &s->range, whole ? 0 : cursor, whole ? RANGE_END : start + limit - 1, true);
 	/* It may have shrunk, grown, been emptied, or been written to where there were holes. */
 	blocks = extent_blocks(content_size(c));
-	rc = recrypt_is_done_locked(c, version) ? 1 : recrypt_skip_holes(c, cursor, blocks, &start);
+	rc = recrypt_is_done_locked(c, version) ? 1 : content_next_group(c, cursor, blocks, &start);
 	if (rc != 0) {
 		range_unlock(&c->ranges, &s->range);
 		return rc;

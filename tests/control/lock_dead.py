@@ -2,7 +2,6 @@
 lock.timeout, no key is left in the process that hangs, other environments notice nothing, and what was synced is there again when the
 disk is. So for a lock, for a lock of the tenant, and for one that comes while another request hangs."""
 import os
-import re
 import signal
 import sys
 import time
@@ -11,7 +10,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(__file__), "../lib"))
 from keys import *
 from memory import *
 try:
-    from cryptography.hazmat.primitives.keywrap import aes_key_unwrap_with_padding
+    import cryptography
 except ImportError:
     skip("python3-cryptography is not installed")
 
@@ -95,13 +94,6 @@ def others_live():
         f.write("live")
 
 
-def environment_key(store):
-    with open(tenant.state + "/platform.key", "rb") as f:
-        platform = f.read()[-32:]
-    blob = re.search(r'blob = "([0-9a-f]+)"', open(store + "/tdefs.env").read()).group(1)
-    return aes_key_unwrap_with_padding(platform, bytes.fromhex(blob))
-
-
 class Writers:
     """Files synced before the disk dies, and a process that goes on writing and syncing."""
 
@@ -172,7 +164,7 @@ for lower in Frozen(), Hung():
     print(lower.name, "disk")
     env = Environment(tenant, lower.name)
     tenant.keyctl("env", "create", env.name, "--mountpoint", env.mnt, "--store", lower.store)
-    ek = environment_key(lower.store)
+    ek = tenant.environment_key(lower.store)
     need_other_memory(tenant.env(env.name)["pid"])
 
     for hanging in None, ("env", "unmount"), ("rotate",):
@@ -210,7 +202,7 @@ for lower in Frozen(), Hung():
         refused = tenant.keyctl("unlock", env.name, ok=None, timeout=200) if not hanging and lower.name == "frozen" else None
         check(refused is None or refused.returncode != 0, "a dead disk is not mounted")
         comes_back(env, w, lower, pid)
-        ek = environment_key(lower.store)
+        ek = tenant.environment_key(lower.store)
     others_live()
 
     print("the tenant's lock,", lower.name, "disk")

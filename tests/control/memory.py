@@ -49,12 +49,6 @@ equal(expand(bytes.fromhex("603deb1015ca71be2b73aef0857d77811f352c073b6108d72d98
       "fe4890d1e6188d0b046df344706c631e", "the last round key of FIPS 197's example")
 
 
-def wrapped(store):
-    """The blob of the first wrap in a store's header."""
-    text = open(store + "/tdefs.env").read()
-    return bytes.fromhex(re.search(r'blob = "([0-9a-f]+)"', text).group(1))
-
-
 def keys_of(store, ek):
     """Every key that follows from an environment's key; of files: the one in its root."""
     derive, s = tdefs_reader.derive, tdefs_reader.Store(store, ek)
@@ -87,7 +81,7 @@ buffer = mmap.mmap(-1, 1 << 16)
 os.preadv(held, [buffer], 0)
 with open(tenant.state + "/platform.key", "rb") as f:
     platform = f.read()[-32:]
-ek = keywrap.aes_key_unwrap_with_padding(platform, wrapped(env.store))
+ek = tenant.environment_key(env.store)
 secrets = {"password": password.encode(), "prime": prime[:64], "prime as OpenSSL has it": prime[::-1][:64],
            "private exponent": exponent[-64:], "private exponent as OpenSSL has it": exponent[::-1][:64], **keys_of(env.store, ek)}
 

@@ -3,7 +3,6 @@ data are what they were; cut off by kill -9 it goes on; it meets apply, lock, un
 import hashlib
 import os
 import random
-import re
 import signal
 import sys
 import threading
@@ -17,21 +16,12 @@ try:
 except ImportError:
     skip("python3-cryptography is not installed")
 
-LONG = bool(os.environ.get("TDEFS_LONG"))
 FILES = 4000 if LONG else 600
 base = scratch()
 allow_in_log("not left clean")
 tenant = Tenant(base, 'mount: { restart_limit = 1000; restart_delay = "10ms"; };\n' + guards()).start()
 env = Environment(tenant).start()
 random.seed(7)
-
-
-def environment_key():
-    """As the platform key gives it."""
-    with open(tenant.state + "/platform.key", "rb") as f:
-        platform = f.read()[-32:]
-    blob = re.search(r'blob = "([0-9a-f]+)"', open(env.store + "/tdefs.env").read()).group(1)
-    return keywrap.aes_key_unwrap_with_padding(platform, bytes.fromhex(blob))
 
 
 def opened_by(ek):
@@ -81,7 +71,7 @@ with open(env.mnt + "/still/sparse", "wb") as f:
     f.seek(700 << 20)
     f.write(b"far out")
 env.remount()                                     # times are the disk's from here on, not the kernel's
-before, old = tree(), environment_key()
+before, old = tree(), tenant.environment_key(env.store)
 equal(opened_by(old)[0], opened_by(old)[1], "every file opens with the key that is")
 check(opened_by(old)[1] > FILES * 0.9, "files are counted")
 
@@ -129,7 +119,7 @@ held.close()
 for name, data in churned.items():
     equal(open(env.mnt + "/churn/a/" + name, "rb").read(), data, "what was written meanwhile: " + name)
 env.stop()
-new = environment_key()
+new = tenant.environment_key(env.store)
 check(new != old and "previous" not in open(env.store + "/tdefs.env").read(), "the old key is not in the header any more")
 opens, count = opened_by(old)
 equal(opens, 0, "of %d files none opens with the old key" % count)

@@ -4,7 +4,6 @@ everything else that can be asked of an environment meanwhile."""
 import hashlib
 import os
 import random
-import re
 import signal
 import struct
 import sys
@@ -21,7 +20,6 @@ try:
 except ImportError:
     skip("python3-cryptography is not installed")
 
-LONG = bool(os.environ.get("TDEFS_LONG"))
 MIB = 1 << 20
 base = scratch()
 allow_in_log("not left clean", "rotation")
@@ -29,13 +27,6 @@ SETTINGS = 'mount: { restart_limit = 1000; restart_delay = "10ms"; };\nrotate: {
 tenant = Tenant(base, SETTINGS % (12 * MIB)).start()
 env = Environment(tenant).start()
 random.seed(8)
-
-
-def environment_key(store):
-    with open(tenant.state + "/platform.key", "rb") as f:
-        platform = f.read()[-32:]
-    blob = re.search(r'blob = "([0-9a-f]+)"', open(store + "/tdefs.env").read()).group(1)
-    return keywrap.aes_key_unwrap_with_padding(platform, bytes.fromhex(blob))
 
 
 def file_keys(store, ek):
@@ -152,7 +143,7 @@ before = tree()
 env.stop()
 copy = base + "/before"
 run("cp", "-a", "--sparse=always", env.store, copy)
-old_ek = environment_key(copy)
+old_ek = tenant.environment_key(copy)
 old = file_keys(copy, old_ek)
 opened, count = blocks_opened(copy, old)
 check(opened == count > 4000, "the old keys open all of the store before: %d of %d blocks" % (opened, count))
@@ -214,7 +205,7 @@ check("rotate.journal" not in os.listdir(env.store), "the journal is gone")
 opened, count = blocks_opened(env.store, old)
 equal(opened, 0, "blocks that the old file keys open, of %d" % count)
 equal(sum(map(len, file_keys(env.store, old_ek).values())), 0, "file keys that the old environment key opens")
-opened, count = blocks_opened(env.store, file_keys(env.store, environment_key(env.store)))
+opened, count = blocks_opened(env.store, file_keys(env.store, tenant.environment_key(env.store)))
 check(opened == count, "the new keys open all: %d of %d" % (opened, count))
 check("0 damaged" in run(BIN + "/tdefs-fsck", env.store, "--key-from", tenant.socket).stdout, "tdefs-fsck")
 tenant.keyctl("env", "mount", "env")

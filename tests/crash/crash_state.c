@@ -6,6 +6,7 @@
  * The cut is taken at random after the first FROM bytes of the log. Prints the bytes of the log before the cut, the number of blocks
  * re-sealed and how the state was made. Exit status 1 when anything was refused. PLANT names a bug of plant.c. */
 #include "plant.h"
+#include "../tools/key_file.h"
 
 #include "store/content.h"
 #include "store/dir.h"
@@ -94,18 +95,6 @@ static void write_directory(struct volume *v, int dirfd, int to)
 		}
 	}
 	check(rc, "cannot read a directory", "");
-}
-
-static int key_read(const char *path, struct env_key *ret)
-{
-	char hex[65] = {0};
-	FILE *f = fopen(path, "re");
-
-	if (!f)
-		return -errno;
-	size_t n = fread(hex, 1, 64, f);
-	fclose(f);
-	return n == 64 ? hex_decode(hex, ret->b, sizeof(ret->b)) : -EUCLEAN;
 }
 
 int main(int argc, char **argv)

@@ -1,6 +1,7 @@
 """Key files as administrators have them, made by openssl: so that no test reads only what tdefs wrote."""
 import os
 import pty
+import re
 import select
 import termios
 
@@ -50,10 +51,18 @@ class Tenant(Keeper):
     def env(self, name):
         return self.json("env", "show", name)
 
+    def environment_key(self, store):
+        """What the platform key's wrap in the store's header gives, by an independent implementation."""
+        from cryptography.hazmat.primitives.keywrap import aes_key_unwrap_with_padding
+        with open(self.state + "/platform.key", "rb") as f:
+            platform = f.read()[-32:]
+        with open(store + "/tdefs.env") as f:
+            blob = re.search(r'blob = "([0-9a-f]+)"', f.read()).group(1)
+        return aes_key_unwrap_with_padding(platform, bytes.fromhex(blob))
+
     def lock(self, key, *more):
         text = self.patiently("tenant", "lock", "--key", *key.given(), *more)
         return self.keyctl("tenant", "lock", "--key", *key.given(), *more, "--confirm", text)
-
 
     def at_terminal(self, arguments, typed=()):
         """keyctl at a pseudo-terminal; typed: (what to wait for, what to type then: a text, or what makes it of what was shown, or

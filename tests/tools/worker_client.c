@@ -1,21 +1,11 @@
 /* worker_client: speaks to a bare worker in tests, without tdefsd. The key is 64 hex digits in a file. */
+#include "key_file.h"
+
 #include "base/log.h"
 #include "mount/link.h"
 
 #include <stdio.h>
 #include <string.h>
-
-static int key_read(const char *path, struct env_key *ret)
-{
-	char hex[65] = {0};
-	FILE *f = fopen(path, "re");
-
-	if (!f)
-		return -errno;
-	size_t n = fread(hex, 1, 64, f);
-	fclose(f);
-	return n == 64 ? hex_decode(hex, ret->b, sizeof(ret->b)) : -EUCLEAN;
-}
 
 static int create(const char *store, const char *key_path)
 {
