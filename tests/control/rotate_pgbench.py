@@ -77,6 +77,17 @@ def over():
     return e["state"] == "mounted" and e["key_version"] and not under_way(e)
 
 
+def at_a_random_moment(kind, asked):
+    """In a rotation of the data: by how far it is, for how long it takes depends on what else goes on. The other kind is too short to
+    be asked: some time within what it took before."""
+    if not kind:
+        time.sleep(random.random() * 0.8 * took[kind])
+        return
+    percent = random.randrange(80)
+    wait_for(lambda: asked.poll() is not None or (tenant.env("env")["rotate_phase"] == "data" and
+                                                  tenant.env("env")["rotate_percent"] >= percent), "the moment to kill", 600)
+
+
 took = {}                                         # seconds that the last rotation of that kind took, uncut
 cut = 0                                           # kills that met a rotation
 for n in range(ROUNDS):
@@ -89,7 +100,7 @@ for n in range(ROUNDS):
     begun = time.monotonic()
     wait_for(lambda: under_way(tenant.env("env")) or asked.poll() is not None, "the rotation to begin")
     if killed:
-        time.sleep(random.random() * 0.8 * took[kind])  # the moment is random, nothing depends on it
+        at_a_random_moment(kind, asked)
         os.kill(before["pid"], signal.SIGKILL)
         now = back(before["pid"])
         asked.communicate(timeout=WAIT_S)
