@@ -117,6 +117,7 @@ int device_open(struct session *s)
 	struct fuse_args args = FUSE_ARGS_INIT(1, argv);
 
 	ops_tree(&ops);
+	ops_meta(&ops);
 	ops_file(&ops);
 	s->se = fuse_session_new(&args, &ops, sizeof(ops), s);
 	fuse_opt_free_args(&args);

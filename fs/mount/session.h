@@ -51,11 +51,13 @@ struct session {
 	atomic_bool closed; /* a lock is under way: nothing more is read out */
 };
 
-/* ops_tree.c, ops_file.c: fill in their part of the table. Handlers get the session as user data. */
+/* ops_tree.c, ops_meta.c, ops_file.c: fill in their part of the table. Handlers get the session as user data. */
 void ops_tree(struct fuse_lowlevel_ops *ops);
+void ops_meta(struct fuse_lowlevel_ops *ops);
 void ops_file(struct fuse_lowlevel_ops *ops);
 
-/* The one place that turns -errno into a FUSE error. Damage has been reported where it was found: here it is EIO. */
+/* ops.c, what the handlers share.
+ * The one place that turns -errno into a FUSE error. Damage has been reported where it was found: here it is EIO. */
 void ops_reply_error(fuse_req_t req, int rc);
 struct session *ops_session(fuse_req_t req);
 struct inode *ops_inode(struct session *s, fuse_ino_t ino);
@@ -66,6 +68,8 @@ int ops_attr(struct session *s, struct inode *i, const struct stat *lower, struc
 int ops_entry(struct session *s, int fd, const struct stat *lower, struct fuse_entry_param *ret) MUST_CHECK;
 /* Who a new object in dir belongs to: setgid inheritance, umask unless a default ACL stands for it. */
 int ops_owner(struct session *s, fuse_req_t req, struct inode *dir, mode_t mode, struct dir_owner *ret) MUST_CHECK;
+/* Of root it does not matter: with CAP_FSETID the kernel asks after a chown alone, and then root keeps sgid. */
+bool ops_caller_in_group(fuse_req_t req, gid_t gid) MUST_CHECK;
 /* Takes suid, sgid and file capabilities from an object that the caller of req changes. */
 void ops_kill_privileges(fuse_req_t req, struct inode *i);
 
