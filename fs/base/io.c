@@ -150,7 +150,7 @@ void io_flights(void (*fn)(void *ctx, const void *p, size_t len), void *ctx)
 	}
 }
 
-int io_pwritev_full(int fd, const struct iovec *iov, int n, uint64_t off, uint64_t *ret_len)
+static int io_pwritev_flags(int fd, const struct iovec *iov, int n, uint64_t off, int flags, uint64_t *ret_len)
 {
 	struct iovec part[IO_IOV_MAX];
 	uint64_t len = iov_len(iov, n), done = 0;
@@ -160,7 +160,7 @@ int io_pwritev_full(int fd, const struct iovec *iov, int n, uint64_t off, uint64
 	while (done < len) {
 		int k = iov_window(iov, n, done, len - done, part);
 		struct io_event ev = {.op = IO_WRITE, .fd = fd, .iov = part, .iov_count = k, .off = off + done,
-			.len = iov_len(part, k)};
+			.len = iov_len(part, k), .flags = (unsigned)flags};
 		uint64_t want = ev.len;
 		int64_t rc;
 
@@ -171,7 +171,7 @@ int io_pwritev_full(int fd, const struct iovec *iov, int n, uint64_t off, uint64
 			if (rc == 0) {
 				struct flight *flight = flight_begin(part, k);
 
-				rc = pwritev(fd, part, k, (off_t)(off + done));
+				rc = pwritev2(fd, part, k, (off_t)(off + done), flags);
 				if (rc < 0)
 					rc = -errno;
 				if (flight)
@@ -191,6 +191,11 @@ int io_pwritev_full(int fd, const struct iovec *iov, int n, uint64_t off, uint64
 	return 0;
 }
 
+int io_pwritev_full(int fd, const struct iovec *iov, int n, uint64_t off, uint64_t *ret_len)
+{
+	return io_pwritev_flags(fd, iov, n, off, 0, ret_len);
+}
+
 int io_pread_full(int fd, void *buf, size_t len, uint64_t off, uint64_t *ret_len)
 {
 	return io_preadv_full(fd, &(struct iovec){buf, len}, 1, off, ret_len);
@@ -199,6 +204,11 @@ int io_pread_full(int fd, void *buf, size_t len, uint64_t off, uint64_t *ret_len
 int io_pwrite_full(int fd, const void *buf, size_t len, uint64_t off)
 {
 	return io_pwritev_full(fd, &(struct iovec){(void *)(uintptr_t)buf, len}, 1, off, NULL);
+}
+
+int io_pwrite_durable(int fd, const void *buf, size_t len, uint64_t off)
+{
+	return io_pwritev_flags(fd, &(struct iovec){(void *)(uintptr_t)buf, len}, 1, off, RWF_DSYNC, NULL);
 }
 
 int io_fsync(int fd)

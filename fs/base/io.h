@@ -25,7 +25,7 @@ struct io_event {
 	const struct iovec *iov;  /* IO_WRITE, IO_SETXATTR: the data */
 	int iov_count;
 	uint64_t off, len; /* IO_WRITE, IO_READ, IO_FALLOCATE; IO_TRUNCATE: len is the new length */
-	unsigned flags;    /* open, rename, unlink, fallocate, xattr flags */
+	unsigned flags;    /* open, rename, unlink, fallocate, xattr flags; IO_WRITE: RWF_DSYNC of a durable one */
 	mode_t mode;
 };
 
@@ -52,6 +52,8 @@ int io_preadv_full(int fd, const struct iovec *iov, int n, uint64_t off, uint64_
 int io_pwritev_full(int fd, const struct iovec *iov, int n, uint64_t off, uint64_t *ret_len) MUST_CHECK;
 int io_pread_full(int fd, void *buf, size_t len, uint64_t off, uint64_t *ret_len) MUST_CHECK;
 int io_pwrite_full(int fd, const void *buf, size_t len, uint64_t off) MUST_CHECK;
+/* As with O_DSYNC: when it returns, these bytes are on the disk. Waits for no others of the file, which fdatasync does. */
+int io_pwrite_durable(int fd, const void *buf, size_t len, uint64_t off) MUST_CHECK;
 int io_fsync(int fd) MUST_CHECK;
 int io_fdatasync(int fd) MUST_CHECK;
 int io_syncfs(int fd) MUST_CHECK;

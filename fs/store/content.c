@@ -239,6 +239,9 @@ int content_open(struct volume *v, int fd_arg, struct content **ret)
 		rc = content_load(c, (uint64_t)st.st_size);
 	if (rc < 0)
 		return rc;
+	/* What was not written to since the last clean end is on the disk as it is. */
+	bool sure = !c->has_header || (c->slot.epoch != v->header.epoch && !volume_epoch_unclean(v, c->slot.epoch));
+	c->unsure = sure ? UINT64_MAX : 0;
 	*ret = TAKE_PTR(c);
 	return 0;
 }
@@ -455,6 +458,24 @@ int content_sync(struct content *c, bool data_only)
 		return c->v->options.read_only ? 0 : rc;
 	atomic_fetch_add_explicit(&c->v->stats.syncs, 1, memory_order_relaxed);
 	return volume_synced(c->v, data_only ? io_fdatasync(c->fd) : io_fsync(c->fd));
+}
+
+int content_settle(struct content *c, uint64_t end)
+{
+	struct range r;
+
+	pthread_mutex_lock(&c->state_lock);
+	bool sure = c->unsure >= end;
+	pthread_mutex_unlock(&c->state_lock);
+	if (sure)
+		return 0;
+	/* What began to change has changed: a write extends the file with its data. */
+	range_lock(&c->ranges, &r, 0, RANGE_END, false);
+	pthread_mutex_lock(&c->state_lock);
+	c->unsure = UINT64_MAX;
+	pthread_mutex_unlock(&c->state_lock);
+	range_unlock(&c->ranges, &r);
+	return volume_synced(c->v, io_fdatasync(c->fd));
 }
 
 bool content_is_changed(struct content *c)

@@ -148,6 +148,7 @@ int content_allocate(struct content *c, int mode, uint64_t off, uint64_t len)
 		content_lock_blocks(c, &r, off, len);
 	else
 		content_lock_tail(c, &r, off);
+	content_unsure(c, MIN(off, content_size(c)) / BLOCK_SIZE);
 	if (punch || zero)
 		rc = content_zero_range(c, off, len);
 	if (rc == 0 && !punch)

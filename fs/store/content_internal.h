@@ -29,6 +29,7 @@ struct content {
 	bool sealing_now;        /* state_lock */
 	unsigned mark_run;       /* state_lock: regions marked at once; doubles while marks keep coming */
 	bool changed;            /* state_lock: since the last seal */
+	uint64_t unsure;         /* state_lock: from this block on, a cut may bring back what was cut off or made a hole; UINT64_MAX: none */
 	struct gaps gaps, gaps_before; /* state_lock: C5; before: as the last seal found them */
 	const struct journal_part *over; /* nothing may be written to a crashed store: what its journal would have applied */
 	bool accept_flux;        /* nothing may be written to a crashed store: in-flux mismatches are accepted as they stand */
@@ -63,6 +64,10 @@ void content_fit_regions(struct content *c, uint64_t blocks);
 int content_mark(struct content *c, uint64_t first, uint64_t last) MUST_CHECK;
 /* The generation, with its key bit, for new tags of n blocks of one group. Range held. */
 uint32_t content_generation(struct content *c, uint64_t blk, uint64_t n);
+/* The length, or holes, from blk on changed. Range held, from before it. */
+void content_unsure(struct content *c, uint64_t blk);
+/* Makes durable what is unsure of blocks before end. No range held. */
+int content_settle(struct content *c, uint64_t end) MUST_CHECK;
 /* The first block from blk on whose group the lower file has anything of; where none has, the larger of blk and blocks. */
 int content_next_group(struct content *c, uint64_t blk, uint64_t blocks, uint64_t *ret) MUST_CHECK;
 /* A header for a file that has none. Range up to RANGE_END held. */

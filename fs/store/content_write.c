@@ -49,6 +49,13 @@ uint32_t content_generation(struct content *c, uint64_t blk, uint64_t n)
 	return generation;
 }
 
+void content_unsure(struct content *c, uint64_t blk)
+{
+	pthread_mutex_lock(&c->state_lock);
+	c->unsure = MIN(c->unsure, blk);
+	pthread_mutex_unlock(&c->state_lock);
+}
+
 static void content_not_dense_locked(struct content *c)
 {
 	c->slot.dense = false;
@@ -125,14 +132,13 @@ static int content_new_header(struct content *c, uint8_t header[static HEADER_SI
 /* The sector is replaced in place: after a cut it is the old one or the new one, and both keys are held until the end. */
 static int content_rotate_head(struct volume *v, int fd, struct filehead *head)
 {
-	uint8_t sector[SECTOR_SIZE], before[SECTOR_SIZE];
+	uint8_t sector[SECTOR_SIZE];
+	struct filehead before = *head;
 	struct stat st;
 
 	pthread_rwlock_rdlock(&v->keys_lock);
 	bool old = head->record[0].ek_version != v->ek_version;
-	int rc = old ? filehead_encode(head, before) : 0;
-	if (old && rc == 0)
-		rc = filehead_rewrap(head, v->fw, v->ek_version);
+	int rc = old ? filehead_rewrap(head, v->fw, v->ek_version) : 0;
 	pthread_rwlock_unlock(&v->keys_lock);
 	if (!old || rc < 0)
 		return rc;
@@ -142,7 +148,7 @@ static int content_rotate_head(struct volume *v, int fd, struct filehead *head)
 	if (rc < 0)
 		return rc;
 	rc = io_pwrite_full(fd, sector, sizeof(sector), 0);
-	if (rc < 0 && io_pwrite_full(fd, before, sizeof(before), 0) < 0)
+	if (rc < 0 && (filehead_encode(&before, sector) < 0 || io_pwrite_full(fd, sector, sizeof(sector), 0) < 0))
 		(void)volume_poison(v, "a file's header cannot be written", rc);
 	(void)!io_utimensat(fd, "", (struct timespec[2]){{0, UTIME_OMIT}, st.st_mtim}, AT_EMPTY_PATH);
 	return rc < 0 ? rc : 1;
@@ -279,6 +285,7 @@ int content_failed(struct content *c, uint64_t old_size, int rc)
 {
 	int undone = io_ftruncate(c->fd, extent_cipher_len(old_size));
 
+	content_unsure(c, old_size / BLOCK_SIZE);
 	if (undone == 0 && old_size == 0) {
 		pthread_mutex_lock(&c->state_lock);
 		c->has_header = false;
@@ -458,6 +465,7 @@ static int content_write_first(struct content *c, struct write *w)
 	if (rc < 0)
 		return content_failed(c, 0, rc);
 	atomic_store_explicit(&c->size, end, memory_order_release);
+	content_unsure(c, 0);
 	return 0;
 }
 
@@ -477,6 +485,7 @@ static int content_extend(struct content *c, uint64_t off, uint64_t end)
 		return content_failed(c, size, rc);
 	content_gaps_grow(c, existing, first, extent_blocks(end));
 	atomic_store_explicit(&c->size, end, memory_order_release);
+	content_unsure(c, size / BLOCK_SIZE);
 	return 0;
 }
 
@@ -511,6 +520,7 @@ static int content_retract(struct content *c, uint64_t size, uint64_t end, int r
 	struct range r;
 
 	content_lock_tail(c, &r, size);
+	content_unsure(c, size / BLOCK_SIZE);
 	pthread_mutex_lock(&c->state_lock);
 	bool alone = content_size(c) == end && gaps_cover(&c->gaps, extent_blocks(size), extent_blocks(end));
 	pthread_mutex_unlock(&c->state_lock);
@@ -641,6 +651,7 @@ int content_truncate(struct content *c, uint64_t size)
 		rc = content_grow(c, old, size);
 	else if (size < old)
 		rc = content_shrink(c, size);
+	content_unsure(c, MIN(old, size) / BLOCK_SIZE);
 	range_unlock(&c->ranges, &r);
 	return rc;
 }

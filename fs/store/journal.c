@@ -64,18 +64,25 @@ static bool part_next(const uint8_t *part, size_t len, size_t *pos, uint64_t *re
 	return true;
 }
 
+/* Extents that are written durably one by one; where there are more, the file is synced once, and whoever dirtied it waited for. */
+#define DURABLE_EXTENTS 2u
+
 static int part_write(const uint8_t *part, size_t len, const struct timespec *mtime, int fd)
 {
 	const uint8_t *data;
 	size_t pos = PART_HEAD, n;
+	unsigned extents = 0;
 	uint64_t off;
 	int rc = 0;
 
-	while (rc == 0 && part_next(part, len, &pos, &off, &n, &data))
-		rc = io_pwrite_full(fd, data, n, off);
+	while (part_next(part, len, &pos, &off, &n, &data))
+		extents++;
+	bool each = extents <= DURABLE_EXTENTS;
+	for (pos = PART_HEAD; rc == 0 && part_next(part, len, &pos, &off, &n, &data);)
+		rc = each ? io_pwrite_durable(fd, data, n, off) : io_pwrite_full(fd, data, n, off);
 	if (rc == 0)
 		(void)!io_utimensat(fd, "", (struct timespec[2]){{0, UTIME_OMIT}, *mtime}, AT_EMPTY_PATH);
-	return rc;
+	return rc == 0 && !each ? io_fdatasync(fd) : rc;
 }
 
 /* ---- after a crash ---- */
@@ -169,8 +176,6 @@ static int part_apply(struct volume *v, struct journal_part *part, int fd)
 	struct journal *j = v->journal;
 	int rc = part_write(part->b, part->len, &mtime, fd);
 
-	if (rc == 0)
-		rc = io_fdatasync(fd);
 	if (rc == 0)
 		rc = io_pwrite_full(j->fd, gone, sizeof(gone), (uint64_t)(part->b - j->pending) + TAG_OFF);
 	if (rc == 0)

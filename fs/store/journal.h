@@ -49,6 +49,6 @@ void journal_part_cancel(struct journal *j);
 int journal_part_end(struct journal *j, const struct file_key *key) MUST_CHECK;
 /* Makes the record durable. What fails poisons the volume, unless nothing of it is in force. */
 int journal_commit(struct volume *v) MUST_CHECK;
-/* Writes part index (in order of begin) in place; does not sync. */
+/* Writes part index (in order of begin) in place, durably. */
 int journal_apply(struct journal *j, unsigned index, int fd) MUST_CHECK;
 int journal_retire(struct volume *v) MUST_CHECK;

@@ -14,7 +14,8 @@
  * X3. The step that brings G and the one that drops F hold the whole file, for they change the keys that others use.
  * X4. The last step holds the file's state too; it writes both state slots anew, under G, with the sector that does not name
  *     F any more. Where it is the only one the record has all that the file has: it calls everything sealed.
- * X5. Before the record is in force the file's length is durable: blocks that a lost truncation would bring back are under F.
+ * X5. Before the record is in force the file's length and holes are durable, as far as the step goes: blocks that a lost
+ *     truncation would bring back are under F.
  * X6. A hole stays a hole, and zeros without data stay so.
  * X7. What does not verify is left, and F with it: -EBADMSG, reported with its place.
  *
@@ -28,8 +29,7 @@
 #include <fcntl.h>
 #include <string.h>
 
-#define HOLD_WANTED_NS UINT64_C(20000000)
-#define HEADER_USED (SLOT_OFF(1) + SECTOR_SIZE)
+#define HOLD_WANTED_NS UINT64_C(6000000)
 
 struct step {
 	struct content *c;
@@ -265,7 +265,7 @@ static int step_header(struct step *s, uint8_t *header)
 			slot.sealed = blocks;
 			memset(slot.marks, 0, SLOT_BITMAP_SIZE);
 		}
-		memset(header, 0, HEADER_USED);
+		memset(header, 0, HEADER_SIZE);
 		for (unsigned i = 0; rc == 0 && i < 2; i++) {
 			slot.sequence++;
 			rc = fileslot_encode(&head, &slot, header + SLOT_OFF(i == 0 ? 1 - s->c->slot_index : s->c->slot_index));
@@ -274,13 +274,13 @@ static int step_header(struct step *s, uint8_t *header)
 	return rc < 0 ? rc : filehead_encode(&head, header);
 }
 
-/* X5. What was not written to since the mount is on the disk as it is. */
+/* X5. What changed since content_settle. */
 static int step_sync_length(struct step *s)
 {
 	struct content *c = s->c;
 
 	pthread_mutex_lock(&c->state_lock);
-	bool unsure = c->changed || c->slot.epoch == c->v->header.epoch;
+	bool unsure = c->unsure < (s->last ? UINT64_MAX : s->end);
 	pthread_mutex_unlock(&c->state_lock);
 	return unsure ? volume_synced(c->v, io_fdatasync(c->fd)) : 0;
 }
@@ -310,7 +310,7 @@ static int step_compose(struct recrypt *r, struct step *s, uint32_t version, uin
 	if (rc == 0)
 		rc = block_crypto_new(fk, c->head.file_id, &to);
 	journal_part_begin(j, c->head.file_id, &st.st_mtim);
-	uint8_t *header = journal_extent(j, 0, s->last ? HEADER_USED : SECTOR_SIZE);
+	uint8_t *header = journal_extent(j, 0, s->last ? HEADER_SIZE : SECTOR_SIZE);
 	if (rc == 0 && !header)
 		rc = -ENOSPC;
 	for (uint64_t blk = s->first; rc == 0 && blk < MIN(s->end, blocks); blk += GROUP_BLOCKS)
@@ -371,8 +371,6 @@ static int recrypt_carry_out(struct recrypt *r, struct step **steps, unsigned n)
 		return rc;
 	for (unsigned k = 0; rc == 0 && k < n; k++)
 		rc = journal_apply(r->v->journal, k, steps[k]->c->fd);
-	for (unsigned k = 0; rc == 0 && k < n; k++)
-		rc = io_fdatasync(steps[k]->c->fd);
 	/* The record stays in force: the next mount applies it. Until then nothing may be written. */
 	return rc < 0 ? volume_synced(r->v, rc) : journal_retire(r->v);
 }
@@ -390,6 +388,17 @@ static void recrypt_adapt(struct recrypt *r, unsigned files, uint64_t bytes)
 	}
 }
 
+/* X5, as far as a step can go. */
+static int recrypt_settle(struct recrypt *r, struct content *c)
+{
+	bool small = recrypt_blocks_left(c) <= RECRYPT_SMALL;
+
+	pthread_mutex_lock(&c->state_lock);
+	uint64_t end = small ? UINT64_MAX : c->head.cursor + recrypt_room(r);
+	pthread_mutex_unlock(&c->state_lock);
+	return content_settle(c, end);
+}
+
 int recrypt_step(struct recrypt *r, struct recrypt_file *files, unsigned n, uint64_t *ret_bytes)
 {
 	uint32_t version = volume_data_version(r->v);
@@ -399,8 +408,8 @@ int recrypt_step(struct recrypt *r, struct recrypt_file *files, unsigned n, uint
 
 	*ret_bytes = 0;
 	/* So that little is left to wait for when others wait for us. */
-	if (rc == 0 && n == 1 && content_is_changed(files[0].content))
-		rc = volume_synced(r->v, io_fdatasync(files[0].content->fd));
+	for (unsigned k = 0; rc == 0 && k < n; k++)
+		rc = recrypt_settle(r, files[k].content);
 	uint64_t begun = clock_monotonic_ns();
 	for (unsigned k = 0; rc == 0 && k < n; k++) {
 		struct step *s = &r->steps[k];

@@ -396,6 +396,12 @@ static void record_after(void *ctx, const struct io_event *ev, int64_t result)
 	one.path2 = ev->path2 ? strdup(ev->path2) : NULL;
 	record_keep(r, &one);
 	one.data = NULL;
+	/* Of a durable write, that it is: the power may have gone before. */
+	if (one.op == IO_WRITE && (one.flags & RWF_DSYNC)) {
+		one = (struct record){.op = IO_FDATASYNC, .obj = one.obj, .off = one.off, .len = one.len, .flags = one.flags};
+		one.begun = r->count;
+		record_keep(r, &one);
+	}
 out:
 	free(one.data);
 	pthread_mutex_unlock(&r->lock);

@@ -25,7 +25,7 @@ struct record {
 	uint8_t *data;
 	uint64_t off, len; /* IO_CHOWN: the owner, the group */
 	size_t begun;      /* of a sync: the record count when it began; what was written later it does not cover */
-	unsigned flags;
+	unsigned flags;    /* of a sync: RWF_DSYNC where it is of the file's last write alone */
 	mode_t mode;
 	bool hidden;       /* as if it had not been: for planted bugs */
 };

@@ -27,6 +27,7 @@ struct build {
 	struct crash_state *s;
 	int *fds;           /* by serial; -1 */
 	bool *required;     /* by record: of what is not data */
+	bool *durable;      /* by record: a write that was one */
 	bool *is_dir;       /* by serial */
 	size_t *synced;     /* by serial: records before this one are on the disk, data too */
 	struct chain *chains; /* open addressing */
@@ -142,6 +143,18 @@ static bool loose_required(struct build *b, const struct record *one, size_t k, 
 	return true;
 }
 
+/* The write that ended with record k. */
+static void build_durable(struct build *b, size_t k)
+{
+	const struct record *records = b->r->records, *sync = &records[k];
+
+	while (k-- > 0)
+		if (records[k].op == IO_WRITE && records[k].obj == sync->obj && records[k].off == sync->off) {
+			b->durable[k] = true;
+			return;
+		}
+}
+
 /* How far each object is on the disk, and which changes of names, lengths and attributes are. */
 static void build_required(struct build *b)
 {
@@ -156,6 +169,10 @@ static void build_required(struct build *b)
 			b->is_dir[records[k].made] = true;
 		if (records[k].hidden || !is_sync(&records[k]))
 			continue;
+		if (records[k].flags & RWF_DSYNC) {
+			build_durable(b, k);
+			continue;
+		}
 		last = MAX(last, records[k].begun);
 		if (records[k].op == IO_SYNCFS)
 			all = MAX(all, records[k].begun);
@@ -369,10 +386,10 @@ void state_build(const struct recording *r, const char *to, struct crash_state *
 {
 	size_t objects = r->objects + 1, first_free = 0;
 	struct build b = {.r = r, .s = s, .fds = malloc(objects * sizeof(int)), .required = calloc(s->cut + 1, 1),
-		.synced = calloc(objects, sizeof(size_t)), .is_dir = calloc(objects, 1)};
+		.durable = calloc(s->cut + 1, 1), .synced = calloc(objects, sizeof(size_t)), .is_dir = calloc(objects, 1)};
 
 	s->inos = calloc(objects, sizeof(*s->inos));
-	if (!b.fds || !b.required || !b.synced || !b.is_dir || !s->inos)
+	if (!b.fds || !b.required || !b.durable || !b.synced || !b.is_dir || !s->inos)
 		abort();
 	for (size_t o = 0; o < objects; o++)
 		b.fds[o] = -1;
@@ -388,7 +405,7 @@ void state_build(const struct recording *r, const char *to, struct crash_state *
 		if (one->hidden)
 			continue;
 		if (one->op == IO_WRITE)
-			build_write(&b, one, k < b.synced[one->obj]);
+			build_write(&b, one, k < b.synced[one->obj] || b.durable[k]);
 		else if (!is_sync(one) && (b.required[k] || !build_loses(&b, one, k >= end)))
 			build_change(&b, one);
 	}
@@ -401,6 +418,7 @@ void state_build(const struct recording *r, const char *to, struct crash_state *
 	}
 	free(b.fds);
 	free(b.required);
+	free(b.durable);
 	free(b.synced);
 	free(b.chains);
 	free(b.is_dir);
