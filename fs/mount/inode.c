@@ -299,26 +299,32 @@ static void inode_let_go(struct inode_table *t, struct inode *i)
 	pthread_mutex_unlock(&i->lock);
 }
 
-int inode_rotate(struct inode_table *t, struct inode *i)
+/* Of a file whose content nobody has. */
+static int inode_rotate_file(struct inode_table *t, const struct inode *i, int fd)
 {
-	int rc;
+	struct content *c = NULL;
+	int rc = content_rotate_file(t->v, fd);
 
+	if (rc != -EBADF && rc != -EUCLEAN)
+		return rc;
+	CLEANUP_CLOSE int own = io_reopen(i->fd, O_RDWR);
+	if (own < 0)
+		return own;
+	if (rc == -EBADF)
+		rc = content_rotate_file(t->v, own);
+	if (rc != -EUCLEAN)
+		return rc;
+	rc = content_open(t->v, TAKE_FD(own), &c);
+	if (rc == 0)
+		rc = content_rotate(c);
+	content_close(c);
+	return rc;
+}
+
+int inode_rotate(struct inode_table *t, struct inode *i, int fd)
+{
 	pthread_mutex_lock(&i->lock);
-	if (i->content) {
-		rc = content_rotate(i->content);
-	} else {
-		CLEANUP_CLOSE int fd = io_reopen(i->fd, O_RDWR);
-
-		rc = fd < 0 ? fd : content_rotate_file(t->v, fd);
-		if (rc == -EUCLEAN) {
-			struct content *c = NULL;
-
-			rc = content_open(t->v, TAKE_FD(fd), &c);
-			if (rc == 0)
-				rc = content_rotate(c);
-			content_close(c);
-		}
-	}
+	int rc = i->content ? content_rotate(i->content) : inode_rotate_file(t, i, fd);
 	/* The sector's write keeps mtime, but not one that was set meanwhile. */
 	inode_touch(i);
 	if (i->opens == 0)

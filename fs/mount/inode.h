@@ -67,8 +67,8 @@ int inode_open(struct inode_table *t, struct inode *i, struct content **ret) MUS
 int inode_open_with(struct inode_table *t, struct inode *i, int fd, struct content **ret) MUST_CHECK;
 /* The content of the last release stays for a while: small files are opened again and again. */
 void inode_release(struct inode_table *t, struct inode *i);
-/* content_rotate, whether it is open or not. */
-int inode_rotate(struct inode_table *t, struct inode *i) MUST_CHECK;
+/* content_rotate, whether it is open or not. fd (borrowed): its file, for reading and writing or O_PATH. */
+int inode_rotate(struct inode_table *t, struct inode *i, int fd) MUST_CHECK;
 /* i was just made in dir, whose lock the kernel holds: attributes come to it only from a default ACL. */
 void inode_made(struct inode *i, struct inode *dir);
 /* mtime of a regular file for the kernel: as it is below where the kernel sees the file first, else as the kernel has it. */

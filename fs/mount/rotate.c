@@ -49,7 +49,10 @@ static int rotate_peek(int fd, const struct stat *st, uint8_t ret[SECTOR_SIZE])
 	memset(ret, 0, SECTOR_SIZE);
 	if (st->st_size == 0)
 		return 0;
-	CLEANUP_CLOSE int copy = io_reopen(fd, O_RDONLY);
+	int rc = io_pread_full(fd, ret, SECTOR_SIZE, 0, NULL);
+	if (rc != -EBADF)
+		return rc;
+	CLEANUP_CLOSE int copy = io_reopen(fd, O_RDONLY); /* it is O_PATH */
 	return copy < 0 ? copy : io_pread_full(copy, ret, SECTOR_SIZE, 0, NULL);
 }
 
@@ -73,7 +76,7 @@ static int rotate_key_of(struct rotate *r, int fd, const struct stat *st)
 	rc = rotate_inode(r, fd, st, &i);
 	if (rc < 0)
 		return rc;
-	rc = inode_rotate(inodes, i);
+	rc = inode_rotate(inodes, i, fd);
 	inode_put(inodes, i, 1);
 	return rc;
 }
@@ -370,7 +373,7 @@ static void rotate_damaged(void *ctx, const struct scrub_finding *f)
 
 static int rotate_pass(struct rotate *r, enum rotate_phase phase, int (*visit)(void *, int, const struct stat *, const char *))
 {
-	struct walk_visitor visitor = {visit, rotate_damaged, r};
+	struct walk_visitor visitor = {visit, rotate_damaged, phase != ROTATE_COUNT, r};
 
 	atomic_store(&r->phase, phase);
 	atomic_store(&r->left, 0);

@@ -134,7 +134,7 @@ static bool pass_enter(void *ctx, const struct stat *st)
 static int pass_kept(struct pass *p, struct volume *v, int fd)
 {
 	/* It is known already: by being kept. What lies in it is asked about one by one. */
-	struct scrub_visitor from = {.file = pass_file, .found = pass_found, .ctx = p};
+	struct scrub_visitor from = {.file = pass_file, .found = pass_found, .open = p->visitor->open, .ctx = p};
 	struct stat st;
 	int rc = io_fstatat(fd, "", &st, AT_EMPTY_PATH);
 
@@ -146,7 +146,7 @@ static int pass_kept(struct pass *p, struct volume *v, int fd)
 int walk_pass(struct walk *w, struct volume *v, const struct walk_visitor *visitor)
 {
 	struct pass p = {.walk = w, .visitor = visitor};
-	struct scrub_visitor all = {.file = pass_file, .found = pass_found, .enter = pass_enter, .ctx = &p};
+	struct scrub_visitor all = {.file = pass_file, .found = pass_found, .enter = pass_enter, .open = visitor->open, .ctx = &p};
 	int fd;
 
 	walk_forget(w);

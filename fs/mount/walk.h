@@ -26,9 +26,10 @@ void walk_init(struct walk *w);
 void walk_done(struct walk *w);
 
 struct walk_visitor {
-	/* A regular file, O_PATH (borrowed). plain: its path in the mount, for messages. -errno ends the pass. */
+	/* A regular file (borrowed), O_PATH or better. plain: its path in the mount, for messages. -errno ends the pass. */
 	int (*file)(void *ctx, int fd, const struct stat *st, const char *plain);
 	void (*found)(void *ctx, const struct scrub_finding *f);
+	bool open; /* better is wanted: for reading and writing, where that can be */
 	void *ctx;
 };
 int walk_pass(struct walk *w, struct volume *v, const struct walk_visitor *visitor) MUST_CHECK;

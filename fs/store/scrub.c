@@ -100,12 +100,20 @@ static void scrub_side_file(struct volume *v, int dirfd, const struct scrub_visi
 
 static int scrub_directory(struct volume *v, int dirfd, const struct scrub_visitor *visitor, const char *lower, const char *plain);
 
+/* O_PATH will do for everything; a regular file comes opened where that is wanted and possible. */
+static int scrub_open(int dirfd, const struct dir_entry *de, const struct scrub_visitor *visitor)
+{
+	int fd = visitor->open && de->type == DT_REG ? io_openat(dirfd, de->lower, O_RDWR | O_NOFOLLOW | O_NONBLOCK, 0) : -EINVAL;
+
+	return fd >= 0 ? fd : io_openat(dirfd, de->lower, O_PATH | O_NOFOLLOW, 0);
+}
+
 static int scrub_object(struct volume *v, int dirfd, const struct dir_entry *de, const struct scrub_visitor *visitor,
 	const char *lower, const char *plain)
 {
 	char target[DIR_TARGET_MAX + 1];
 	struct stat st;
-	CLEANUP_CLOSE int fd = io_openat(dirfd, de->lower, O_PATH | O_NOFOLLOW, 0);
+	CLEANUP_CLOSE int fd = scrub_open(dirfd, de, visitor);
 	int rc = fd < 0 ? fd : io_fstatat(fd, "", &st, AT_EMPTY_PATH);
 
 	if (rc == -ENOENT)
