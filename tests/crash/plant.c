@@ -202,6 +202,73 @@ static void old_key_gone_early(struct recording *r)
 			r->records[k].hidden = true;
 }
 
+/* ---- the journal of re-encryption ---- */
+
+static bool in_journal(const struct recording *r, size_t k)
+{
+	return strcmp(first_name(r, r->records[k].obj), "rotate.journal") == 0;
+}
+
+static bool is_journal_record(const struct recording *r, size_t k)
+{
+	const struct record *one = &r->records[k];
+
+	return one->op == IO_WRITE && one->off == 0 && one->len > SECTOR_SIZE && one->data[0] != 0 && in_journal(r, k);
+}
+
+static bool retires_record(const struct recording *r, size_t k)
+{
+	return r->records[k].op == IO_WRITE && r->records[k].len == SECTOR_SIZE && in_journal(r, k);
+}
+
+static void journal_not_synced(struct recording *r)
+{
+	for (size_t k = 1; k < r->count; k++)
+		if (is_sync(&r->records[k]) && is_journal_record(r, k - 1))
+			r->records[k].hidden = true;
+}
+
+static void overwritten_before_record(struct recording *r)
+{
+	for (size_t k = 0; k + 2 < r->count; k++)
+		if (is_journal_record(r, k) && is_sync(&r->records[k + 1]) && r->records[k + 2].op == IO_WRITE) {
+			move(r, k + 2, k);
+			k++; /* at the record again */
+		}
+}
+
+static void retired_before_data_synced(struct recording *r)
+{
+	bool in_force = false;
+
+	for (size_t k = 1; k < r->count; k++) {
+		if (is_journal_record(r, k - 1))
+			in_force = true;
+		else if (retires_record(r, k))
+			in_force = false;
+		else if (in_force && is_sync(&r->records[k]))
+			r->records[k].hidden = true;
+	}
+}
+
+static void retirement_not_synced(struct recording *r)
+{
+	for (size_t k = 1; k < r->count; k++)
+		if (is_sync(&r->records[k]) && retires_record(r, k - 1))
+			r->records[k].hidden = true;
+}
+
+/* A part is taken back by a write of zeros over its tag. */
+static void part_taken_back_before_synced(struct recording *r)
+{
+	for (size_t k = 0, from = 0; k < r->count; k++)
+		if (r->records[k].op == IO_WRITE && r->records[k].len == 16 && r->records[k].data[0] == 0) {
+			for (; from < k; from++)
+				r->records[from].hidden |= is_sync(&r->records[from]) && r->records[from].obj != r->records[k].obj;
+			from = k;
+		}
+}
+
 static void mount_leaves_no_mark(struct recording *r)
 {
 	for (size_t k = 0; k < r->count; k++)
@@ -225,6 +292,11 @@ const struct plant plants[] = {
 	{"an fsync of a directory does nothing", directory_sync_does_nothing, nothing},
 	{"a rename over a file is two steps", rename_in_two_steps, nothing},
 	{"the old key is destroyed before the new wraps are synced", old_key_gone_early, nothing},
+	{"a record of the journal is not synced", journal_not_synced, nothing},
+	{"blocks are overwritten before the journal has them", overwritten_before_record, nothing},
+	{"a record is taken back before its blocks are synced", retired_before_data_synced, nothing},
+	{"that a record is taken back is not synced", retirement_not_synced, nothing},
+	{"recovery takes a record back before its blocks are synced", nothing, part_taken_back_before_synced},
 	{"recovery calls sealed what it has not synced", nothing, sealed_before_synced},
 	{0},
 };

@@ -1,6 +1,7 @@
 /* fault_ops: every kind of change and look at a store, each small enough to fail every one of its calls. */
 #include "fault.h"
 
+#include "store/recrypt.h"
 #include "store/xattr.h"
 
 #include <linux/falloc.h>
@@ -535,19 +536,20 @@ static int op_rotate(struct volume *v)
 	return MIN(rc, 0);
 }
 
-static int op_rotate_whole(struct volume *v)
+/* Every file that fault_setup left. */
+static int files_each(struct volume *v, int (*fn)(void *ctx, struct content *c), void *ctx)
 {
 	static const char *const names[] = {"a", "tail", LONG("l")};
-	int rc = volume_rotating(v) || v->ek_version > 1 ? 0 : volume_rotate_begin(v, &fault_next_key, &wrap, 1, false);
 	struct dir_id id;
 	struct stat st;
+	int rc = 0;
 
-	for (unsigned k = 0; rc >= 0 && k < ARRAY_LEN(names); k++) {
+	for (unsigned k = 0; rc == 0 && k < ARRAY_LEN(names); k++) {
 		CLEANUP(content_closep) struct content *c = NULL;
 
 		rc = file_open(v, names[k], &c);
 		if (rc == 0)
-			rc = content_rotate(c);
+			rc = fn(ctx, c);
 	}
 	if (rc < 0)
 		return rc;
@@ -558,9 +560,52 @@ static int op_rotate_whole(struct volume *v)
 	CLEANUP_CLOSE int fd = rc < 0 ? rc : dir_lookup(v, dirfd, &id, "x", &st);
 	int copy = fd < 0 ? fd : io_reopen(fd, O_RDWR);
 	rc = copy < 0 ? copy : content_open(v, copy, &c);
+	return rc < 0 ? rc : fn(ctx, c);
+}
+
+static int rotate_file(void *ctx, struct content *c)
+{
+	(void)ctx;
+	int rc = content_rotate(c);
+	return MIN(rc, 0);
+}
+
+static int rotate_whole(struct volume *v, bool data)
+{
+	int rc = volume_rotating(v) || v->ek_version > 1 ? 0 : volume_rotate_begin(v, &fault_next_key, &wrap, 1, data);
+
 	if (rc == 0)
-		rc = content_rotate(c);
+		rc = files_each(v, rotate_file, NULL);
 	return rc < 0 ? rc : volume_rotating(v) ? volume_rotate_end(v) : 0;
+}
+
+static int op_rotate_whole(struct volume *v)
+{
+	return rotate_whole(v, false);
+}
+
+static int recrypt_file(void *ctx, struct content *c)
+{
+	struct recrypt_file file = {.content = c};
+	uint64_t bytes;
+	int rc = 0;
+
+	while (rc == 0 && file.result == 0)
+		rc = recrypt_step(ctx, &file, 1, &bytes);
+	return rc < 0 ? rc : MIN(file.result, 0);
+}
+
+static int op_rotate_data(struct volume *v)
+{
+	struct recrypt *r = NULL;
+	int rc = rotate_whole(v, true);
+
+	if (rc == 0)
+		rc = recrypt_new(v, &r);
+	if (rc == 0)
+		rc = files_each(v, recrypt_file, r);
+	recrypt_free(r);
+	return rc < 0 ? rc : volume_data_rotating(v) ? volume_data_end(v) : 0;
 }
 
 const struct fault_op fault_ops[] = {
@@ -616,5 +661,6 @@ const struct fault_op fault_ops[] = {
 	{"rewrap", op_rewrap, true, false},
 	{"rotate one", op_rotate, true, false},
 	{"rotate", op_rotate_whole, false, false},
+	{"rotate --data", op_rotate_data, false, false},
 };
 const unsigned fault_op_count = ARRAY_LEN(fault_ops);
