@@ -1,6 +1,8 @@
 """Rotations: how fast they are by themselves, and what a database and an fsync notice of one."""
 import json
+import mmap
 import os
+import random
 import re
 import shutil
 import statistics
@@ -45,33 +47,45 @@ def mib_a_second(s, quick, repeat):
 
 
 class Probe:
-    """Writes 8 KiB and syncs them, a hundred times a second: milliseconds of each."""
+    """What others notice, a hundred times a second: (when, milliseconds) of each write of 8 KiB with its fsync, or of each read of 8 KiB
+    past the cache from the largest file that the database has."""
 
-    def __init__(self, s):
-        self.path, self.took, self.stop = s.dir + "/probe", [], False
+    def __init__(self, s, begun, reads):
+        self.begun, self.took, self.stop = begun, [], False
+        if reads:
+            files = [os.path.join(d, n) for d, _, names in os.walk(s.dir + "/pg/data/base") for n in names]
+            self.fd = os.open(max(files, key=os.path.getsize), os.O_RDONLY | os.O_DIRECT)
+        else:
+            self.fd = os.open(s.dir + "/probe", os.O_RDWR | os.O_CREAT)
+        self.buf, self.reads = mmap.mmap(-1, 8192), reads
         self.thread = threading.Thread(target=self.run)
         self.thread.start()
 
     def run(self):
-        with open(self.path, "wb") as f:
-            while not self.stop:
-                start = time.monotonic()
-                os.pwrite(f.fileno(), b"p" * 8192, len(self.took) % 1000 * 8192)
-                os.fsync(f.fileno())
-                self.took.append((time.monotonic() - start) * 1000)
-                time.sleep(0.01)
+        blocks = max(os.fstat(self.fd).st_size // 8192, 1)
+        while not self.stop:
+            start = time.monotonic()
+            if self.reads:
+                os.preadv(self.fd, [self.buf], random.randrange(blocks) * 8192)
+            else:
+                os.pwrite(self.fd, self.buf, len(self.took) % 1000 * 8192)
+                os.fsync(self.fd)
+            self.took.append((start - self.begun, (time.monotonic() - start) * 1000))
+            time.sleep(0.01)
 
     def end(self):
         self.stop = True
         self.thread.join()
+        os.close(self.fd)
         return self.took
 
 
 class AtWork:
-    """A rotation of the data that is begun or goes on, until end(): then it is paused."""
+    """A rotation of the data, begun or gone on with, until end(): then it is paused."""
 
-    def __init__(self, s, order):
+    def __init__(self, s):
         self.s = s
+        order = "--resume" if self.state()["rotating_data"] else "--data"
         self.asked = subprocess.Popen([s.bin + "/keyctl", "--socket", s.state + "/run/keyctl.sock", "rotate", "b", order],
                                       stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         while self.asked.poll() is None and self.state()["rotate_phase"] != "data":
@@ -81,57 +95,76 @@ class AtWork:
         return json.loads(self.s.keyctl("env", "show", "b", "--json"))
 
     def end(self):
-        """What env show said just before."""
+        """What env show said just before: of one that came to its end meanwhile nothing."""
         state = self.state()
-        if self.asked.poll() is not None:
-            raise RuntimeError("the rotation ended before what it was to be beside")
-        self.s.keyctl("rotate", "b", "--pause")
+        if self.asked.poll() is None:
+            self.s.keyctl("rotate", "b", "--pause")
         self.asked.wait()
-        return state
+        return [state] if state["rotating_data"] else []
+
+
+TURN_S = 4
+
+
+def of_turns(samples, turns):
+    """Values of (when, value), by turn; the first second of a turn is the switching's."""
+    return [[v for when, v in samples if start + 1 <= when <= end] for start, end, _ in turns]
 
 
 def beside_pgbench(s, quick, repeat):
-    """By whether the rotation is at work, in turns that change their order: tps of each turn, what the probe saw; then the bytes that
-    were encrypted again in a second, and the longest that blocks were withheld, in milliseconds, as the worker counts them."""
+    """A pgbench during which a rotation rests and works in turns of some seconds, for what a database does in a minute changes more than
+    the rotation changes it. By whether it works: tps of each turn, then milliseconds of what the probes of writes and of reads saw. Then
+    the bytes that were encrypted again in a second, and the longest that blocks were withheld, in ms, as the worker counts them."""
     pgbench = Pgbench("read-write")
     pgbench.init(s, quick)
     pgbench.start(s)
-    seconds = 3 if quick else 15
-    load = "pgbench", "-n", "-c", 4, "-j", 2, "-T", seconds, "postgres"
-    pgbench.do(s, *load)
-    AtWork(s, "--data").end()
-    tps, took, rate, held = {False: [], True: []}, {False: [], True: []}, [], []
-    for turn in range(2 * repeat):
+    load = "pgbench", "-n", "-c", 4, "-j", 2, "-P", 1, "-T"
+    pgbench.do(s, *load, 3, "postgres")
+    AtWork(s).end()
+    count = 8 if quick else 16 * repeat
+    out, turns, states, rotation = [], [], [], None
+    thread = threading.Thread(target=lambda: out.append(pgbench.do(s, *load, (count + 2) * (TURN_S + 1), "postgres")))
+    begun = time.monotonic()
+    thread.start()
+    probes = [Probe(s, begun, reads) for reads in (False, True)]
+    for turn in range(count):
         works = turn % 4 in (1, 2)
-        rotation = AtWork(s, "--resume") if works else None
-        probe = Probe(s)
-        out = pgbench.do(s, *load)
-        took[works] += probe.end()
-        tps[works].append(float(re.search(r"^tps = ([\d.]+)", out, re.M).group(1)))
-        if works:
-            state = rotation.end()
-            rate.append(state["rotate_rate"])
-            held.append(state["rotate_held_us"] / 1000)
+        if works and not rotation:
+            rotation = AtWork(s)
+        elif not works and rotation:
+            states += rotation.end()
+            rotation = None
+        start = time.monotonic() - begun
+        time.sleep(TURN_S)
+        turns.append((start, time.monotonic() - begun, works))
+    if rotation:
+        states += rotation.end()
+    samples = [probe.end() for probe in probes]
+    thread.join()
     pgbench.stop(s)
-    return tps, took, statistics.median(rate), max(held)
+    samples.insert(0, [(float(t), float(v)) for t, v in re.findall(r"^progress: ([\d.]+) s, ([\d.]+) tps", out[0], re.M)])
+    tps, writes, reads = ({w: [v for v, turn in zip(of_turns(one, turns), turns) if turn[2] == w] for w in (False, True)} for one in samples)
+    return tps, writes, reads, statistics.median(e["rotate_rate"] for e in states), max(e["rotate_held_us"] for e in states) / 1000
 
 
 def measure(s, quick, repeat):
     """The table, as Markdown."""
     size, mib = mib_a_second(s, quick, repeat)
     count, files = files_a_second(s, quick, repeat)
-    tps, took, rate, held = beside_pgbench(s, quick, repeat)
-    ratios = [w / wo for w, wo in zip(tps[True], tps[False])]
+    tps, writes, reads, rate, held = beside_pgbench(s, quick, repeat)
+    mean = {w: [statistics.mean(v) for v in tps[w]] for w in tps}
+    ratios = [w / wo for w, wo in zip(mean[True], mean[False])]
     line = "| %s | %s |\n"
     text = line % ("rotation", "") + line % ("---", "---")
     text += line % ("rotate, {:,} files of 3,000 bytes".format(count), "{:,.0f} files/s".format(files))
     text += line % ("rotate --data, a file of %d MiB, nothing else at work" % size, "%.0f MiB/s" % mib)
     text += line % ("pgbench read-write, 4 clients: rotation paused; at work", "%.0f; %.0f tps" % (
-        statistics.median(tps[False]), statistics.median(tps[True])))
-    text += line % ("the ratio: median of %d pairs; lowest, highest" % len(ratios), "%.2f; %.2f, %.2f" % (
-        statistics.median(ratios), min(ratios), max(ratios)))
+        statistics.mean(mean[False]), statistics.mean(mean[True])))
+    text += line % ("the ratio: of the means; median of %d pairs of turns, its standard error" % len(ratios), "%.3f; %.3f, %.3f" % (
+        statistics.mean(mean[True]) / statistics.mean(mean[False]), statistics.median(ratios), statistics.stdev(ratios) / len(ratios) ** 0.5))
     text += line % ("encrypted again meanwhile", "%.1f MiB/s" % (rate / MIB))
-    for what, value in ("median", statistics.median), ("longest", max):
-        text += line % ("8 KiB write + fsync meanwhile, %s: rotation paused; at work" % what, "%.1f; %.1f ms" % (
-            value(took[False]), value(took[True])))
+    for what, seen in ("8 KiB write + fsync", writes), ("8 KiB read", reads):
+        took = {w: sorted(v for turn in seen[w] for v in turn) for w in seen}
+        for name, value in ("median", statistics.median), ("one in a hundred", lambda v: v[len(v) * 99 // 100]), ("longest", max):
+            text += line % ("%s meanwhile, %s: rotation paused; at work" % (what, name), "%.1f; %.1f ms" % (value(took[False]), value(took[True])))
     return text + line % ("longest that the rotation withheld blocks", "%.1f ms" % held)

@@ -1,6 +1,6 @@
 """A lock that nothing holds up: with a lower disk that does not answer any more (frozen ext4, hung FUSE file system) it is over in
 lock.timeout, no key is left in the process that hangs, other environments notice nothing, and what was synced is there again when the
-disk is. So for a lock, for a lock of the tenant, and for one that comes while another request hangs."""
+disk is. So for a lock, for a lock of the tenant, and for one that comes while another request hangs, or in a rotation of the data."""
 import os
 import signal
 import sys
@@ -19,7 +19,8 @@ TIMEOUT_S = 3
 CANARY = b"plaintext-canary-of-lock-dead-"
 base = scratch()
 disk = loop_ext4(base, 256 << 20, "disk") or skip("no loop device")
-tenant = Tenant(base, guards() + ' lock: { timeout = "%ds"; }; mount: { seal_interval = "1s"; };' % TIMEOUT_S).start()
+SETTINGS = ' lock: { timeout = "%ds"; }; mount: { seal_interval = "1s"; }; rotate: { max_rate = %d; };'
+tenant = Tenant(base, guards() + SETTINGS % (TIMEOUT_S, 8 << 20)).start()
 other = Environment(tenant, "other").start()
 allow_in_log("not left clean", "poisoned", "refused:")
 
@@ -160,6 +161,36 @@ def comes_back(env, w, lower, pid):
     tenant.keyctl("scrub", env.name)
 
 
+def rotation_of_the_data(env, lower):
+    """Cut off a quarter of its way by a disk that dies and the lock: it goes on from there."""
+    data = os.urandom(32 << 20)
+    with open(env.mnt + "/large", "wb") as f:
+        f.write(data)
+        os.fsync(f.fileno())
+    before, w = tenant.env(env.name), Writers(env.mnt)
+    asked = start("rotate", env.name, "--data")
+    wait_for(lambda: asked.poll() is not None or tenant.env(env.name)["rotate_percent"] >= 25, "a quarter of the rotation")
+    lower.freeze()
+    time.sleep(0.5)
+    lock = start("lock", env.name)
+    others_live()
+    status, out = ended(lock, TIMEOUT_S + 25, "the lock")
+    equal(status, 0, "the lock: " + out)
+    check(not mounted(env.mnt), "detached")
+    status, said = ended(asked, 100, "keyctl rotate")
+    check(status != 0 and "goes on" in said, "keyctl rotate: %d, %s" % (status, said))
+    print("  in a rotation of the data: %s; %s" % (out.strip().replace("\n", " "), said.strip()))
+    w.wait()
+    comes_back(env, w, lower, before["pid"])
+    wait_for(lambda: not tenant.env(env.name)["rotating_data"], "the rotation to end")
+    after = tenant.env(env.name)
+    equal((after["key_version"], after["rotate_error"]), (before["key_version"] + 1, ""), "the key's version, and the rotation's error")
+    check(open(env.mnt + "/large", "rb").read() == data, "what was encrypted again is what it was")
+    check("0 damaged" in tenant.keyctl("scrub", env.name).stdout, "the scrub")
+    os.unlink(env.mnt + "/large")
+    return tenant.environment_key(lower.store)
+
+
 for lower in Frozen(), Hung():
     print(lower.name, "disk")
     env = Environment(tenant, lower.name)
@@ -205,6 +236,8 @@ for lower in Frozen(), Hung():
         ek = tenant.environment_key(lower.store)
     others_live()
 
+    if lower.name == "frozen":
+        ek = rotation_of_the_data(env, lower)
     print("the tenant's lock,", lower.name, "disk")
     key = KeyFile(base, "key-" + lower.name)
     tenant.keyctl("key", "upload", "key-" + lower.name, *key.given(), ok=(0, 3))
