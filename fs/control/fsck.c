@@ -341,11 +341,11 @@ int main(int argc, char **argv)
 					    : strerror(-rc));
 		return 3;
 	}
-	bool clean = c.repair ? c.v->header.unclean_count == 0 : c.v->header.clean;
+	bool clean = c.repair ? volume_last_unclean(c.v) == 0 : c.v->header.clean;
 	c.findings = json_array();
 	rc = check_all(&c);
-	if (rc == 0 && c.repair && !c.unseen)
-		volume_forget_unclean(c.v);
+	if (rc == 0 && c.repair && !c.unseen && volume_last_unclean(c.v))
+		rc = volume_forget_unclean(c.v);
 	int closed = volume_close(c.v);
 	if (rc == 0)
 		rc = closed;

@@ -28,17 +28,24 @@ struct batch {
 void rotate_init(struct rotate *r, struct session *s)
 {
 	*r = (struct rotate){.session = s};
+	pthread_mutex_init(&r->lock, NULL);
 	walk_init(&r->walk);
 }
 
 void rotate_done(struct rotate *r)
 {
 	walk_done(&r->walk);
+	pthread_mutex_destroy(&r->lock);
 }
 
 static bool rotate_under_way(struct volume *v)
 {
 	return volume_rotating(v) || volume_data_rotating(v);
+}
+
+static bool rotate_crashed(struct volume *v)
+{
+	return journal_pending(v) > 0 || volume_last_unclean(v) > 0;
 }
 
 /* ---- one object ---- */
@@ -100,15 +107,13 @@ static void rotate_close(struct rotate *r, struct inode *i)
 	inode_put(&r->session->inodes, i, 1);
 }
 
-/* Opening a file applies what the journal has for it. */
+/* Opening a file applies what the journal has for it, and seals what is in flux. */
 static int rotate_recover(struct rotate *r, int fd, const struct stat *st)
 {
 	struct content *c;
 	struct inode *i;
-
-	if (journal_pending(r->session->v) == 0)
-		return 0;
 	int rc = rotate_open(r, fd, st, &i, &c);
+
 	if (rc == 0)
 		rotate_close(r, i);
 	return rc;
@@ -144,6 +149,16 @@ bool rotate_wants_moves(const struct rotate *r)
 	return atomic_load(&r->running);
 }
 
+/* Who moves it is not to suffer: the pass fails instead. */
+static int rotate_recover_moving(struct rotate *r, int fd, const struct stat *st)
+{
+	int rc = rotate_recover(r, fd, st);
+
+	if (rc < 0 && rc != -EBADMSG)
+		atomic_store(&r->error, rc);
+	return 0;
+}
+
 int rotate_before_move(struct rotate *r, int fd, const struct stat *st)
 {
 	int rc = 0, phase = atomic_load(&r->phase);
@@ -153,7 +168,7 @@ int rotate_before_move(struct rotate *r, int fd, const struct stat *st)
 	else if (!S_ISREG(st->st_mode))
 		return 0;
 	else if (phase == ROTATE_RECOVER)
-		rc = walk_keep(&r->walk, fd, st->st_ino);
+		return rotate_recover_moving(r, fd, st);
 	else if (phase == ROTATE_KEY)
 		rc = rotate_key_of(r, fd, st);
 	else if (phase == ROTATE_DATA && (rc = rotate_is_old(r, fd, st)) > 0)
@@ -352,9 +367,12 @@ static int visit_key(void *ctx, int fd, const struct stat *st, const char *plain
 static int visit_recover(void *ctx, int fd, const struct stat *st, const char *plain)
 {
 	struct rotate *r = ctx;
+	uint64_t begun = clock_monotonic_ns();
 	int rc = atomic_load(&r->stop) ? -ECANCELED : rotate_recover(r, fd, st);
 
 	(void)plain;
+	rotate_rest(r, clock_monotonic_ns() - begun);
+	/* What is refused is so whatever is in flux. */
 	return rc == -EBADMSG ? 0 : rc;
 }
 
@@ -363,10 +381,11 @@ static void rotate_damaged(void *ctx, const struct scrub_finding *f)
 	struct rotate *r = ctx;
 	char text[160];
 
-	/* What lies below cannot be seen: the old key must not go. */
+	/* What lies below cannot be seen: the old key must not go, nor what excuses a crash. */
 	atomic_store(&r->error, f->error);
 	scrub_describe(f, text, sizeof(text));
-	log_warn("%s: rotation: %s (%s): %s", r->session->name, f->plain, f->lower, text);
+	log_warn("%s: %s: %s (%s): %s", r->session->name, atomic_load(&r->phase) == ROTATE_RECOVER ? "after an unclean end" : "rotation",
+		f->plain, f->lower, text);
 }
 
 /* ---- the thread ---- */
@@ -444,26 +463,63 @@ static int rotate_data(struct rotate *r)
 	return rc;
 }
 
-static void *rotate_run(void *arg)
+/* R4. */
+static int rotate_after_crash(struct rotate *r)
 {
-	struct rotate *r = arg;
 	struct volume *v = r->session->v;
-	int rc = 0;
+	int rc = rotate_pass(r, ROTATE_RECOVER, visit_recover);
 
-	if (journal_pending(v) > 0) {
-		rc = rotate_pass(r, ROTATE_RECOVER, visit_recover);
-		if (rc == 0)
-			rc = journal_drop_pending(v);
-	}
+	if (rc == 0)
+		rc = journal_drop_pending(v);
+	if (rc == 0 && volume_last_unclean(v))
+		rc = volume_forget_unclean(v);
+	if (rc == 0)
+		log_info("%s: everything was looked at after the unclean end: nothing is in flux", r->session->name);
+	else if (rc != -ECANCELED)
+		log_warn("%s: not everything could be looked at after the unclean end (%s): what is in flux is accepted until tdefs-fsck "
+			 "--repair, or the next mount, can", r->session->name, strerror(-rc));
+	return rc;
+}
+
+static int rotate_work(struct rotate *r)
+{
+	struct volume *v = r->session->v;
+
+	atomic_store(&r->files, 0);
+	atomic_store(&r->bytes, 0);
+	atomic_store(&r->total, 0);
+	atomic_store(&r->encrypted, 0);
+	atomic_store(&r->held_ns, 0);
+	atomic_store(&r->error, 0);
+	int rc = rotate_crashed(v) ? rotate_after_crash(r) : 0;
+	atomic_store(&r->begun_ns, clock_monotonic_ns());
+	if (!rotate_under_way(v) || volume_paused(v))
+		return 0;
 	if (rc == 0 && volume_rotating(v))
 		rc = rotate_key(r);
 	if (rc == 0 && volume_data_rotating(v))
 		rc = rotate_data(r);
 	if (rc < 0 && rc != -ECANCELED)
 		log_error("%s: the rotation waits: %s", r->session->name, strerror(-rc));
-	atomic_store(&r->error, rc == -ECANCELED ? 0 : rc);
-	atomic_store(&r->phase, ROTATE_NONE);
-	atomic_store(&r->running, false);
+	return rc;
+}
+
+static void *rotate_run(void *arg)
+{
+	struct rotate *r = arg;
+	bool more;
+
+	do {
+		int rc = rotate_work(r);
+
+		atomic_store(&r->error, rc == -ECANCELED ? 0 : rc);
+		atomic_store(&r->phase, ROTATE_NONE);
+		pthread_mutex_lock(&r->lock);
+		more = r->again && !atomic_load(&r->stop);
+		r->again = false;
+		atomic_store(&r->running, more);
+		pthread_mutex_unlock(&r->lock);
+	} while (more);
 	return NULL;
 }
 
@@ -480,16 +536,14 @@ void rotate_continue(struct rotate *r)
 {
 	struct volume *v = r->session->v;
 
-	if (!rotate_under_way(v) || volume_paused(v) || atomic_load(&r->running))
+	if (!rotate_crashed(v) && (!rotate_under_way(v) || volume_paused(v)))
+		return;
+	pthread_mutex_lock(&r->lock);
+	bool running = r->again = atomic_load(&r->running);
+	pthread_mutex_unlock(&r->lock);
+	if (running)
 		return;
 	rotate_end(r);
-	atomic_store(&r->files, 0);
-	atomic_store(&r->bytes, 0);
-	atomic_store(&r->total, 0);
-	atomic_store(&r->encrypted, 0);
-	atomic_store(&r->held_ns, 0);
-	atomic_store(&r->begun_ns, clock_monotonic_ns());
-	atomic_store(&r->error, 0);
 	atomic_store(&r->running, true);
 	r->started = pthread_create(&r->thread, NULL, rotate_run, r) == 0;
 	if (!r->started)
@@ -502,7 +556,7 @@ int rotate_pause(struct rotate *r, bool paused)
 
 	if (rc == 0 && paused)
 		rotate_end(r);
-	else if (rc == 0)
+	if (rc == 0)
 		rotate_continue(r);
 	return rc;
 }

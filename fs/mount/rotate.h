@@ -1,11 +1,13 @@
-/* rotate: moves every file of a mounted environment to its new key, or to new keys of their own with their content encrypted
- * again, while everything goes on.
+/* rotate: goes through every file of a mounted environment while everything goes on: after an unclean end, so that nothing is in
+ * flux any more; to move it to its new key; or to new keys of their own, with their content encrypted again.
  *
  * R1. New files are under what is new. What moves is seen to before (the key), or kept by the walk (content).
  * R2. Passes are made until one finds nothing that was still to be done; what has no name but is open is gone through too. Only
  *     then is the old key destroyed, or the rotation of the data over.
  * R3. What does not verify with any key is left and reported. Content that does not verify keeps its file's key, and the
  *     rotation of the data waits.
+ * R4. Recovery comes first, and is not paused. Unclean epochs are forgotten once a pass has opened everything that was there; what
+ *     moves is opened before. Where something could not be opened they are kept, and the next mount tries again.
  *
  * Where a rotation stands is known by the store alone (header and key sectors), and so is whether it is paused: a mount goes
  * on with it. */
@@ -17,7 +19,7 @@ struct batch;
 
 enum rotate_phase {
 	ROTATE_NONE,
-	ROTATE_RECOVER, /* finds the files for which the journal has something */
+	ROTATE_RECOVER, /* opens what a crash may have left half done */
 	ROTATE_KEY,
 	ROTATE_COUNT,   /* how much there is */
 	ROTATE_DATA,
@@ -28,6 +30,8 @@ struct rotate {
 	struct walk walk;
 	pthread_t thread;
 	bool started;  /* the order thread's */
+	pthread_mutex_t lock;
+	bool again;    /* lock, to change running: there is more to do than the thread had seen */
 	atomic_bool running, stop;
 	atomic_int error, phase;
 	atomic_uint_fast64_t files;        /* moved, since the thread began */
@@ -42,9 +46,9 @@ struct rotate {
 	uint64_t found, requests;
 };
 void rotate_init(struct rotate *r, struct session *s);
-/* Goes on with a rotation that has begun (volume_rotate_begin); does nothing where none has, where it runs, or is paused. */
+/* Begins with what there is to do: recovery, a rotation that has begun (volume_rotate_begin) and is not paused. */
 void rotate_continue(struct rotate *r);
-/* Stops it, to be continued. */
+/* Stops, to be continued. */
 void rotate_end(struct rotate *r);
 void rotate_done(struct rotate *r);
 /* Pause and resume: durable. -ENOENT: there is no rotation. */

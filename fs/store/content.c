@@ -161,8 +161,8 @@ static int content_choose_slot(struct content *c, const uint8_t *header)
 		return content_refuse(c, UINT64_MAX, "neither state slot verifies");
 	c->slot_index = rc[0] < 0 || (rc[1] == 0 && slots[1].sequence > slots[0].sequence);
 	c->slot = slots[c->slot_index];
-	unsigned last = (unsigned)c->v->header.unclean_count;
-	bool torn_by_crash = (last && c->v->header.unclean[last - 1] >= c->slot.epoch) || volume_writable(c->v) < 0;
+	uint64_t last = volume_last_unclean(c->v);
+	bool torn_by_crash = (last && last >= c->slot.epoch) || volume_writable(c->v) < 0;
 	if (rc[1 - c->slot_index] == -EBADMSG && !torn_by_crash)
 		return content_refuse(c, UINT64_MAX, "a state slot does not verify");
 	if (c->slot.epoch > c->v->header.epoch)
@@ -180,8 +180,7 @@ static int content_load(struct content *c, uint64_t cipher_len)
 	if (rc < 0)
 		return rc;
 	/* Whoever can zero the key sector can zero the slots as well: they say nothing here. */
-	if (content_all_zero(header, SECTOR_SIZE) &&
-		(c->v->header.unclean_count || (c->v->options.read_only && !c->v->header.clean)))
+	if (content_all_zero(header, SECTOR_SIZE) && volume_last_unclean(c->v))
 		return recover_lost_header(c, cipher_len);
 	rc = journal_recover(c->v, c->fd, header, &c->over);
 	if (rc < 0)

@@ -110,9 +110,7 @@ int dir_id_read_copy(struct volume *v, int dirfd, struct dir_id *ret)
 
 bool dir_id_is_due(const struct volume *v, int dirfd)
 {
-	bool crashed = v->header.unclean_count || (v->options.read_only && !v->header.clean);
-
-	return crashed && dir_each(dirfd, each_is_one_too_many, NULL) == 0;
+	return volume_last_unclean(v) && dir_each(dirfd, each_is_one_too_many, NULL) == 0;
 }
 
 /* Gives a directory an id that has none and is due one: its own again, where the copy is there. */

@@ -33,8 +33,10 @@ struct envheader {
 	uint64_t sequence; /* of this header; each replacement counts one up */
 	uint64_t epoch;    /* of the latest mount; a mount begins by counting it up */
 	bool clean;        /* that mount ended with everything sealed */
-	uint64_t *unclean; /* epochs that did not, oldest first */
-	size_t unclean_count;
+	/* Epochs that did not, oldest first, since every file was last looked at (volume_forget_unclean). A full list speaks for
+	 * every epoch before its first as well: what was dropped from it is forgotten by nobody. */
+	uint64_t *unclean;
+	size_t unclean_count; /* ENV_UNCLEAN_MAX: full */
 	uint32_t ek_version;
 	uint8_t names_wrapped[NAMES_WRAPPED_SIZE]; /* names key, AES-256-KW under a key derived from EK */
 	/* While a rotation lasts: the environment key before, which some files are still wrapped under; AES-256-KW under a key

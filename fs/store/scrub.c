@@ -147,11 +147,15 @@ static int scrub_directory(struct volume *v, int dirfd, const struct scrub_visit
 	struct dir_id id;
 	int rc = scrub_id(v, dirfd, visitor, lower, plain, &id);
 
+	if (rc == -ENOENT)
+		return 0; /* gone since */
 	if (rc < 0) {
 		scrub_found(visitor, rc == -EBADMSG ? SCRUB_ID : SCRUB_UNREADABLE, rc, lower, plain, NULL);
 		return 0;
 	}
 	rc = dir_stream_open(v, dirfd, &id, &stream);
+	if (rc == -ENOENT)
+		return 0;
 	if (rc < 0) {
 		scrub_found(visitor, SCRUB_UNREADABLE, rc, lower, plain, NULL);
 		return 0;

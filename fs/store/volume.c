@@ -101,12 +101,13 @@ static int volume_begin_epoch(struct volume *v)
 	struct envheader *h = &v->header;
 
 	if (!h->clean && h->epoch > 0) {
-		if (h->unclean_count >= ENV_UNCLEAN_MAX)
-			return -EOVERFLOW;
 		uint64_t *list = realloc(h->unclean, (h->unclean_count + 1) * sizeof(*list));
 
 		if (!list)
 			return -ENOMEM;
+		/* A full list speaks for the one that goes, too. */
+		if (h->unclean_count == ENV_UNCLEAN_MAX)
+			memmove(list, list + 1, --h->unclean_count * sizeof(*list));
 		list[h->unclean_count++] = h->epoch;
 		h->unclean = list;
 	}
@@ -195,6 +196,8 @@ int volume_close(struct volume *v)
 			rc = volume_synced(v, io_syncfs(v->fd));
 		if (rc == 0 && v->ek) {
 			v->header.clean = true;
+			if (atomic_load(&v->forgotten))
+				v->header.unclean_count = 0;
 			rc = envheader_write(v->fd, v->ek, &v->header, NULL);
 		}
 	}
@@ -202,15 +205,25 @@ int volume_close(struct volume *v)
 	return rc;
 }
 
-void volume_forget_unclean(struct volume *v)
+/* A read-only look at a store that was not closed: its last epoch has not joined the list yet. */
+static bool volume_looks_at_crash(const struct volume *v)
 {
-	v->header.unclean_count = 0;
+	return v->options.read_only && !v->header.clean;
+}
+
+uint64_t volume_last_unclean(const struct volume *v)
+{
+	size_t n = atomic_load(&v->forgotten) ? 0 : v->header.unclean_count;
+
+	return volume_looks_at_crash(v) ? v->header.epoch : n ? v->header.unclean[n - 1] : 0;
 }
 
 bool volume_epoch_unclean(const struct volume *v, uint64_t epoch)
 {
-	size_t lo = 0, hi = v->header.unclean_count;
+	size_t lo = 0, hi = atomic_load(&v->forgotten) ? 0 : v->header.unclean_count;
 
+	if (hi == ENV_UNCLEAN_MAX && epoch < v->header.unclean[0])
+		return true;
 	while (lo < hi) {
 		size_t mid = (lo + hi) / 2;
 
@@ -221,8 +234,7 @@ bool volume_epoch_unclean(const struct volume *v, uint64_t epoch)
 		else
 			hi = mid;
 	}
-	/* A read-only look at a store that was not closed: its last epoch has not joined the list yet. */
-	return v->options.read_only && !v->header.clean && epoch == v->header.epoch;
+	return volume_looks_at_crash(v) && epoch == v->header.epoch;
 }
 
 /* What a rotation or new wraps change; epoch and unclean list are read without the lock, and stay as they are. */
@@ -244,13 +256,34 @@ static void volume_take_header(struct volume *v, const struct envheader *next)
 static int volume_put_header(struct volume *v, const struct env_key *ek, struct envheader *next)
 {
 	bool replaced;
-	int rc = envheader_write(v->fd, ek, next, &replaced);
 
+	if (atomic_load(&v->forgotten))
+		next->unclean_count = 0;
+	int rc = envheader_write(v->fd, ek, next, &replaced);
 	/* Which of the two headers a power cut would leave nobody knows: then nothing may be written any more. */
 	if (rc < 0 && replaced)
 		(void)volume_synced(v, rc);
 	if (rc == 0)
 		volume_take_header(v, next);
+	return rc;
+}
+
+int volume_forget_unclean(struct volume *v)
+{
+	int rc = volume_writable(v);
+
+	/* What was looked at is on the disk before what excused it goes. */
+	if (rc == 0)
+		rc = volume_synced(v, io_syncfs(v->fd));
+	if (rc < 0)
+		return rc;
+	pthread_mutex_lock(&v->header_lock);
+	struct envheader next = v->header;
+	next.unclean_count = 0;
+	rc = volume_put_header(v, v->ek, &next);
+	if (rc == 0)
+		atomic_store(&v->forgotten, true);
+	pthread_mutex_unlock(&v->header_lock);
 	return rc;
 }
 

@@ -50,6 +50,7 @@ struct volume {
 	struct mac_key *dir_mac;
 	struct envheader header;  /* header_lock; epoch and unclean list do not change after open */
 	pthread_mutex_t header_lock;
+	atomic_bool forgotten;    /* the unclean list counts no more, and is written no more */
 	struct journal *journal; /* owned; journal.h */
 	struct volume_options options;
 	bool small_blocks; /* the lower file system allocates less than a block of ours at a time; set by open */
@@ -62,11 +63,13 @@ int volume_open(const char *path, const struct env_key *ek, const struct volume_
 /* Every content must be closed before. Returns 0 when the volume is now clean. Frees v and wipes its keys always. */
 int volume_close(struct volume *v);
 
-/* Before closing, for who has opened and so recovered every file since it opened the volume: nothing is in flux from any epoch, and
- * nothing will be accepted as if it were. */
-void volume_forget_unclean(struct volume *v);
 /* Whether a slot of this epoch may describe what a crash interrupted. */
 bool volume_epoch_unclean(const struct volume *v, uint64_t epoch);
+/* The newest epoch that ended uncleanly, 0: nothing may be excused by a crash. */
+uint64_t volume_last_unclean(const struct volume *v);
+/* For who has opened, and so recovered, everything that was there when the volume was opened: makes that durable, then a header
+ * without unclean epochs. From then on nothing is accepted as if it were in flux from one of them. */
+int volume_forget_unclean(struct volume *v) MUST_CHECK;
 /* Decodes a key sector with the keys there are; errors of filehead_decode. */
 int volume_open_head(struct volume *v, const uint8_t *sector, struct filehead *ret) MUST_CHECK;
 

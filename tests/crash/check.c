@@ -384,6 +384,10 @@ void crash_check(struct crash *h, const char *dir, const struct crash_state *s, 
 	}
 	if (how & CHECK_USE)
 		check_rotation(&k);
+	/* Every file was opened. */
+	rc = volume_forget_unclean(k.v);
+	if (rc < 0)
+		violated(&k, "the unclean end is not forgotten: %s", strerror(-rc));
 	h->refused += (unsigned)atomic_load(&k.v->stats.refused);
 	rc = volume_close(k.v);
 	if (rc < 0)

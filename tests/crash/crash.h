@@ -101,6 +101,8 @@ void crash_seal(struct crash *h, uint32_t obj);
 void crash_close(struct crash *h, uint32_t obj);
 /* clean: an unmount; otherwise the worker's death. */
 void crash_remount(struct crash *h, bool clean);
+/* Everything is looked at, and the unclean ends before are forgotten. */
+void crash_forget(struct crash *h);
 struct content *crash_content(struct crash *h, uint32_t obj);
 /* What name in dir is, or CRASH_NONE. */
 uint32_t crash_lookup(const struct crash *h, uint32_t dir, const char *name);

@@ -12,7 +12,10 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../
 from tdefs import *
 
 TOOLS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../tools")
-STATES = {"sqlite": 5000 if LONG else 150, "postgresql": 200 if LONG else 6}
+# TDEFS_STATES: so many of PostgreSQL, and as many times more of SQLite as in the normal run.
+STATES = {"sqlite": 150, "postgresql": 16}
+wanted = int(os.environ.get("TDEFS_STATES") or (500 if LONG else STATES["postgresql"]))
+STATES = {engine: n * wanted // STATES["postgresql"] for engine, n in STATES.items()}
 SLOW_EACH = 50                                      # of SQLite's states: reader, mount, scrub
 seed = random.randrange(1 << 32)
 print("seed", seed)
@@ -158,7 +161,8 @@ def record_postgresql():
         psql.stdin.flush()
         return psql.stdout.readline()
 
-    equal(ask("create table t (k integer primary key, b text); select 'made';"), "made\n", "a table")
+    equal(ask("create extension amcheck; create table t (k integer primary key, b text); create index on t (b); select 'made';"), "made\n",
+          "a table")
     acknowledged, first = [], env.recorded()
     for k in range(200):
         equal(ask("insert into t values (%d, repeat('%d ', 200)) returning k;" % (k, k)), "%d\n" % k, "a row")
@@ -184,8 +188,9 @@ def postgresql_states():
             os.unlink(data + "/postmaster.pid")
         # Single-user mode recovers from the log like a server, and takes its questions from stdin.
         asked = subprocess.run(["postgres", "--single", "-D", data, "-c", "fsync=off", "postgres"], input=b"select array_agg(k) from t\n"
-                               b"select count(*) from pg_class where pg_relation_size(oid) >= 0\n", capture_output=True, cwd="/",
-                               preexec_fn=as_user("postgres"), env=dict(os.environ, LC_ALL="C"))
+                               b"select count(*) from pg_class where pg_relation_size(oid) >= 0\n"
+                               b"select bt_index_check(indexrelid, true) from pg_index where indrelid = 't'::regclass\n",
+                               capture_output=True, cwd="/", preexec_fn=as_user("postgres"), env=dict(os.environ, LC_ALL="C"))
         text = (asked.stdout + asked.stderr).decode(errors="replace")
         check(asked.returncode == 0 and "PANIC" not in text and "ERROR" not in text, where + ": PostgreSQL: " + text)
         rows = {int(k) for k in text.split("{", 1)[1].split("}", 1)[0].split(",")} if "{" in text else set()

@@ -11,7 +11,8 @@ import sys
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), "../lib"))
 from tdefs import *
 
-KILLS = 300 if LONG else 15
+KILLS = int(os.environ.get("TDEFS_KILLS") or (300 if LONG else 15))
+PIECE = 30                                          # after so many kills everything is verified and begins anew: what is checked stays small
 base = scratch()
 allow_in_log("not left clean")
 seed = random.randrange(1 << 32)
@@ -104,7 +105,25 @@ need("initdb", "pg_ctl", "psql")
 pg = PostgreSQL(env.mnt + "/pg")
 pg.start()
 pg_next = 1
+totals = [0, 0, 0]
+
+
+def tally():
+    for k, safe in enumerate((log_safe, sql_safe, pg.safe)):
+        totals[k] += len(safe)
+        safe.clear()
+
+
 for kill in range(KILLS):
+    if kill and kill % PIECE == 0:
+        tally()
+        run(BIN + "/keyctl", "--socket", keeper.socket, "scrub", "env")
+        for name in os.listdir(env.mnt):
+            if name.split("-")[0] in ("log", "db"):
+                os.unlink(env.mnt + "/" + name)
+        pg.do("psql", "-X", "-q", "-d", "postgres", "-c", "drop table t")
+        log_next = sql_next = pg_next = 1
+        print("%d kills, %d synced records, %d rows committed to SQLite, %d to PostgreSQL, none lost" % (kill, *totals), flush=True)
     writers = [writer(LOG, env.mnt + "/log", log_next), writer(SQL, env.mnt + "/db", sql_next)]
     writers.append(pg.write(pg_next))
     seen = [w.stdout.readline() for w in writers]
@@ -133,7 +152,7 @@ for kill in range(KILLS):
     pg.safe.update(done[2])
     if not lives:
         pg.end()
-    wait_for(lambda: keeper.json("env", "show", "env")["state"] == "mounted" and mounted(env.mnt) and os.path.exists(env.mnt + "/log"),
+    wait_for(lambda: keeper.json("env", "show", "env")["state"] == "mounted" and mounted(env.mnt) and os.path.exists(env.mnt + "/pg"),
              "the environment after the %s was killed" % what)
     with open(env.mnt + "/log", "rb") as f:
         found = f.read().split(b"\n")
@@ -153,8 +172,8 @@ for kill in range(KILLS):
     pg_next = pg.check("kill %d of %s" % (kill, what))
     log_next = max([*log_safe, *counted, 0]) + 1
     sql_next = max(there | {0}) + 1
-print("%d kills, %d synced records, %d rows committed to SQLite, %d to PostgreSQL, none lost" % (
-    KILLS, len(log_safe), len(sql_safe), len(pg.safe)))
+tally()
+print("%d kills, %d synced records, %d rows committed to SQLite, %d to PostgreSQL, none lost" % (KILLS, *totals))
 pg.do("pg_ctl", "-D", env.mnt + "/pg", "-m", "fast", "-w", "stop")
 pg.do("pg_checksums", "--check", "-D", env.mnt + "/pg")
 run(BIN + "/keyctl", "--socket", keeper.socket, "scrub", "env")

@@ -276,6 +276,50 @@ static void mount_leaves_no_mark(struct recording *r)
 			r->records[k].hidden = true;
 }
 
+static bool lists_unclean(const struct record *one)
+{
+	return !memmem(one->data, one->len, "unclean = []", 12);
+}
+
+/* The write of the next header from record k on in which the unclean epochs are forgotten; *ret_before: that of the one before. */
+static size_t next_forgetting(const struct recording *r, size_t k, size_t *ret_before)
+{
+	size_t last = r->count;
+
+	for (size_t i = 0; i < r->count; i++) {
+		if (r->records[i].op != IO_WRITE || strcmp(first_name(r, r->records[i].obj), "tdefs.env.new") != 0)
+			continue;
+		if (i >= k && last < i && lists_unclean(&r->records[last]) && !lists_unclean(&r->records[i])) {
+			*ret_before = last;
+			return i;
+		}
+		last = i;
+	}
+	return r->count;
+}
+
+static void forgotten_before_synced(struct recording *r)
+{
+	size_t before;
+
+	for (size_t k = 0; (k = next_forgetting(r, k, &before)) < r->count; k++)
+		for (size_t m = k; m-- > before;)
+			if (r->records[m].op == IO_SYNCFS) {
+				r->records[m].hidden = true;
+				break;
+			}
+}
+
+static void forgotten_before_looked_at(struct recording *r)
+{
+	size_t before;
+
+	/* open, write, fsync, rename, fsync of the directory: they come right after those of the header before. */
+	for (size_t k = 0; (k = next_forgetting(r, k, &before)) < r->count; k++)
+		for (size_t n = 0; n < 5 && k + 3 < r->count; n++)
+			move(r, k - 1 + n, before + 4 + n);
+}
+
 const struct plant plants[] = {
 	{"an intent is not made durable", intent_not_durable, nothing},
 	{"an intent comes after the data that it is for", intent_after_data, nothing},
@@ -297,6 +341,8 @@ const struct plant plants[] = {
 	{"a record is taken back before its blocks are synced", retired_before_data_synced, nothing},
 	{"that a record is taken back is not synced", retirement_not_synced, nothing},
 	{"recovery takes a record back before its blocks are synced", nothing, part_taken_back_before_synced},
+	{"unclean ends are forgotten before what was looked at is synced", forgotten_before_synced, forgotten_before_synced},
+	{"unclean ends are forgotten before anything is looked at", forgotten_before_looked_at, forgotten_before_looked_at},
 	{"recovery calls sealed what it has not synced", nothing, sealed_before_synced},
 	{0},
 };

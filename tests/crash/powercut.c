@@ -4,9 +4,11 @@
  *     powercut --round WORKLOAD SEED     one round again, as a failure names it
  *
  * Each round runs one workload on a new store, records what it does below, and builds crash states of it (record.h), half of them
- * journal, half loose. One in eight is cut again while it recovers. Each is checked against the model (crash.h). */
+ * journal, half loose. One in eight is cut again while it recovers. Each is checked against the model (crash.h). To some the real
+ * tdefs-fsck is put before, half of these with --repair, and after; some are then read by the independent reader. */
 #include "crash.h"
 #include "plant.h"
+#include "programs.h"
 
 #include <sys/stat.h>
 
@@ -14,7 +16,7 @@ static char scratch_dir[64];
 static uint64_t first_seed = UINT64_C(0x9e3779b97f4a7c15);
 
 struct tally {
-	unsigned states, twice, violations, refused;
+	unsigned states, twice, fscked, read, violations, refused;
 };
 
 /* The power goes a second time, while the state recovers: what holds for the first cut has to hold still. */
@@ -53,6 +55,73 @@ static void check_twice(struct crash *h, const struct plant *plant, const char *
 	test_remove(twice);
 }
 
+/* Every so many states. */
+#define FSCK_EACH 16u
+#define READ_EACH 64u
+
+static void fsck(struct crash *h, const char *dir, bool repair, const char *when)
+{
+	if (programs_fsck(dir, repair))
+		return;
+	fprintf(stderr, "tdefs-fsck%s %s\n", repair ? " --repair" : "", when);
+	h->violations++;
+}
+
+struct listing {
+	struct volume *v;
+	char *said; /* by the reader */
+	unsigned files, missing;
+};
+
+static int list_file(void *ctx, int path_fd, const struct stat *st, const char *lower, const char *plain)
+{
+	static uint8_t data[4 * CRASH_BLOCKS * BLOCK_SIZE];
+	struct listing *l = ctx;
+	struct content *c = NULL;
+	uint8_t digest[32];
+	char hex[65];
+	int fd = io_reopen(path_fd, O_RDONLY);
+
+	(void)lower;
+	assert_true(fd >= 0);
+	assert_int_equal(content_open(l->v, fd, &c), 0);
+	assert_true(content_size(c) <= sizeof(data));
+	ssize_t n = content_read(c, data, sizeof(data), 0);
+	content_close(c);
+	assert_true(n >= 0);
+	assert_int_equal(crypto_sha256(data, (size_t)n, digest), 0);
+	hex_encode(digest, sizeof(digest), hex);
+	CLEANUP_FREE char *line = str_format("f %04o %zd %s %s\n", (unsigned)st->st_mode & 07777, n, hex, plain);
+	/* The reader has every line of ours, and so many. */
+	l->missing += !l->said || !strstr(l->said, line);
+	l->files++;
+	return 0;
+}
+
+static void list_found(void *ctx, const struct scrub_finding *f)
+{
+	((struct listing *)ctx)->missing += f != NULL;
+}
+
+/* The independent reader sees in each file what the library sees there. */
+static void read_independently(struct crash *h, const char *dir)
+{
+	struct listing l = {.said = programs_read(dir, &store_key)};
+	struct scrub_visitor visitor = {.file = list_file, .found = list_found, .ctx = &l};
+	unsigned said = 0;
+
+	assert_int_equal(volume_open(dir, &store_key, &(struct volume_options){.read_only = true}, &l.v), 0);
+	assert_int_equal(scrub_walk(l.v, &visitor), 0);
+	assert_int_equal(volume_close(l.v), 0);
+	for (const char *line = l.said; line; line = strchr(line, '\n') ? strchr(line, '\n') + 1 : NULL)
+		said += strncmp(line, "f ", 2) == 0;
+	if (l.missing || said != l.files) {
+		fprintf(stderr, "the independent reader: %u files, %u of %u not as the library has them\n", said, l.missing, l.files);
+		h->violations++;
+	}
+	free(l.said);
+}
+
 static void run_round(const struct crash_workload *w, const struct plant *plant, uint64_t seed, unsigned states, struct tally *t)
 {
 	static struct crash h;
@@ -71,11 +140,23 @@ static void run_round(const struct crash_workload *w, const struct plant *plant,
 
 		snprintf(dir, sizeof(dir), "%s/state", scratch_dir);
 		state_build(&h.record, dir, &s);
+		unsigned serial = t->states;
+		bool programs = !plant && serial % FSCK_EACH == 3 && k % 8 != 7;
+		if (programs)
+			fsck(&h, dir, serial / FSCK_EACH % 2, "as the crash left it");
 		if (k % 8 == 7) {
 			check_twice(&h, plant, dir, &s);
 			t->twice++;
 		} else {
 			crash_check(&h, dir, &s, CHECK_USE | (k % 4 == 0 ? CHECK_AGAIN : 0));
+		}
+		if (programs) {
+			fsck(&h, dir, false, "in the end");
+			t->fscked++;
+		}
+		if (programs && !w->rotates && serial % READ_EACH == 3) {
+			read_independently(&h, dir);
+			t->read++;
 		}
 		if (!plant && h.violations + h.refused > before)
 			fprintf(stderr, "%s: seed %llx, state %u: %u refused\n", w->name, (unsigned long long)seed, k, h.refused);
@@ -121,13 +202,16 @@ static void power_cuts_keep_the_promise(void **state)
 
 		for (unsigned round = 0; round < rounds; round++)
 			run_round(&crash_workloads[w], NULL, first_seed * (2 * round + 1) + w, STATES_A_ROUND, &t);
-		print_message("%-12s %6u crash states, %u of them cut twice: %u violations, %u refusals\n", crash_workloads[w].name, t.states,
-			t.twice, t.violations, t.refused);
+		print_message("%-12s %6u crash states, %u cut twice, %u with tdefs-fsck, %u read independently: %u violations, %u refusals\n",
+			crash_workloads[w].name, t.states, t.twice, t.fscked, t.read, t.violations, t.refused);
 		all.states += t.states;
+		all.fscked += t.fscked;
+		all.read += t.read;
 		all.violations += t.violations;
 		all.refused += t.refused;
 	}
-	print_message("%-12s %6u crash states: %u violations, %u refusals\n", "all", all.states, all.violations, all.refused);
+	print_message("%-12s %6u crash states, %u with tdefs-fsck, %u read independently: %u violations, %u refusals\n", "all", all.states,
+		all.fscked, all.read, all.violations, all.refused);
 	assert_int_equal(all.violations, 0);
 	assert_int_equal(all.refused, 0);
 }
@@ -137,9 +221,11 @@ static int one_round(const char *workload, uint64_t seed)
 	struct tally t = {0};
 
 	test_dir(scratch_dir);
+	programs_begin(scratch_dir);
 	for (size_t w = 0; w < crash_workload_count; w++)
 		if (strcmp(crash_workloads[w].name, workload) == 0)
 			run_round(&crash_workloads[w], NULL, seed, STATES_A_ROUND, &t);
+	programs_end();
 	test_remove(scratch_dir);
 	printf("%u states, %u violations, %u refusals\n", t.states, t.violations, t.refused);
 	return t.states == 0 || t.violations + t.refused > 0;
@@ -161,7 +247,9 @@ int main(int argc, char **argv)
 	if (argc > 2)
 		first_seed = strtoull(argv[2], NULL, 0) | 1;
 	test_dir(scratch_dir);
+	programs_begin(scratch_dir);
 	int failed = cmocka_run_group_tests(tests, NULL, NULL);
+	programs_end();
 	test_remove(scratch_dir);
 	return failed;
 }

@@ -1,5 +1,6 @@
 /* shadow: the operations of workloads, and the model that each of them changes too. Contract: crash.h. */
 #include "crash.h"
+#include "programs.h"
 
 #include "store/xattr.h"
 
@@ -507,6 +508,19 @@ void crash_remount(struct crash *h, bool clean)
 	crash_mount(h);
 }
 
+void crash_forget(struct crash *h)
+{
+	const struct tree *t = tree_now(h);
+
+	for (unsigned k = 0; k < t->count; k++)
+		if (S_ISREG(h->objects[t->entries[k].obj].type))
+			(void)crash_content(h, t->entries[k].obj);
+		else if (S_ISDIR(h->objects[t->entries[k].obj].type))
+			(void)dir_fd(h, t->entries[k].obj);
+	assert_int_equal(volume_forget_unclean(h->v), 0);
+	model_all_synced(h);
+}
+
 void crash_begin(struct crash *h, const char *dir, uint64_t seed)
 {
 	char base[120];
@@ -514,7 +528,9 @@ void crash_begin(struct crash *h, const char *dir, uint64_t seed)
 	*h = (struct crash){.seed = seed, .small_blocks = seed >> 8 & 1};
 	snprintf(h->store, sizeof(h->store), "%s/live", dir);
 	snprintf(base, sizeof(base), "%s/base", dir);
-	store_create(h->store);
+	struct env_wrap wrap;
+	programs_wrap(&store_key, &wrap);
+	assert_int_equal(envheader_create(h->store, &store_key, &wrap, 1), 0);
 	record_begin(&h->record, h->store, base, NULL);
 	object_new(h, S_IFDIR, 0);
 	h->trees = calloc(1, sizeof(*h->trees));

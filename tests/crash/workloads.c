@@ -1,5 +1,6 @@
 /* workloads: what the store is asked to do before the power goes. See crash.h. */
 #include "crash.h"
+#include "programs.h"
 
 #include "store/recrypt.h"
 
@@ -216,13 +217,14 @@ static void run_tree(struct crash *h)
 /* A new environment key while files are in use. */
 static void run_rotate(struct crash *h)
 {
-	struct env_wrap wrap = {.source = "test", .fingerprint = "00", .key_name = "test", .algorithm = "none", .blob = {2}, .blob_len = 1};
+	struct env_wrap wrap;
 	uint32_t files[4], n = 0;
 
 	for (unsigned op = 0; op < 45; op++) {
 		uint64_t what = below(h, 8);
 
 		if (op == 15) {
+			programs_wrap(&crash_next_key, &wrap);
 			assert_int_equal(volume_rotate_begin(h->v, &crash_next_key, &wrap, 1, false), 0);
 			h->rotated = true;
 		}
@@ -252,7 +254,7 @@ static void run_rotate(struct crash *h)
 /* Content under new keys while files are in use: small ones in one step, a large one in several. */
 static void run_recrypt(struct crash *h)
 {
-	struct env_wrap wrap = {.source = "test", .fingerprint = "00", .key_name = "test", .algorithm = "none", .blob = {2}, .blob_len = 1};
+	struct env_wrap wrap;
 	struct recrypt *r = NULL;
 	uint32_t files[4];
 	bool ended = false;
@@ -270,6 +272,7 @@ static void run_recrypt(struct crash *h)
 		uint64_t what = below(h, 15), bytes;
 
 		if (op == 5) {
+			programs_wrap(&crash_next_key, &wrap);
 			assert_int_equal(volume_rotate_begin(h->v, &crash_next_key, &wrap, 1, true), 0);
 			h->rotated = true;
 			for (unsigned k = 0; k < 4; k++)
@@ -311,7 +314,7 @@ static void run_recrypt(struct crash *h)
 	recrypt_free(r);
 }
 
-/* Workers that die, and mounts that end well, before the power goes. */
+/* Workers that die, mounts that end well, and unclean ends that are forgotten, before the power goes. */
 static void run_remount(struct crash *h)
 {
 	uint32_t dir = crash_mkdir(h, CRASH_ROOT, "dir"), files[2];
@@ -320,10 +323,12 @@ static void run_remount(struct crash *h)
 	files[1] = crash_create(h, dir, "two");
 	for (unsigned op = 0; op < 40; op++) {
 		uint32_t f = files[below(h, 2)];
-		uint64_t what = below(h, 14);
+		uint64_t what = below(h, 15);
 
 		if (what < 6)
 			write_somewhere(h, f);
+		else if (what == 14)
+			crash_forget(h);
 		else if (what < 8)
 			crash_truncate(h, f, below(h, SIZE_ANY) / (below(h, 2) ? 1 : BLOCK_SIZE) * (below(h, 2) ? 1 : 7));
 		else if (what < 10)

@@ -486,6 +486,39 @@ static int op_recover(struct volume *v)
 	return file_open(v, "a", &c);
 }
 
+struct look {
+	struct volume *v;
+	int error;
+};
+
+static int look_file(void *ctx, int path_fd, const struct stat *st, const char *lower, const char *plain)
+{
+	CLEANUP(content_closep) struct content *c = NULL;
+	const struct look *l = ctx;
+	int fd = io_reopen(path_fd, O_RDWR);
+
+	(void)st;
+	(void)lower;
+	(void)plain;
+	return fd < 0 ? fd : content_open(l->v, fd, &c);
+}
+
+static void look_found(void *ctx, const struct scrub_finding *f)
+{
+	((struct look *)ctx)->error = f->error;
+}
+
+/* After a crash, everything is looked at, and the crash forgotten. */
+static int op_forget(struct volume *v)
+{
+	struct look l = {.v = v};
+	int rc = scrub_walk(v, &(struct scrub_visitor){.file = look_file, .found = look_found, .ctx = &l});
+
+	if (rc == 0)
+		rc = l.error;
+	return rc < 0 ? rc : volume_forget_unclean(v);
+}
+
 /* ---- attributes ---- */
 
 static int op_xattrs(struct volume *v)
@@ -655,6 +688,7 @@ const struct fault_op fault_ops[] = {
 	{"seek", op_seek, true, false},
 	{"recover", op_recover, false, true},
 	{"write after a crash", op_write_over, false, true},
+	{"forget a crash", op_forget, false, true},
 	{"xattrs", op_xattrs, true, false},
 	{"xattr remove", op_xattr_remove, true, false},
 	{"statfs", op_statfs, true, false},

@@ -73,7 +73,10 @@ static void volume_specific_errors(void **state)
 	assert_int_equal(v->header.unclean_count, 1);
 	assert_true(volume_epoch_unclean(v, 2));
 	assert_false(volume_epoch_unclean(v, 1));
-	volume_forget_unclean(v);
+	assert_int_equal(volume_last_unclean(v), 2);
+	assert_int_equal(volume_forget_unclean(v), 0);
+	assert_int_equal(volume_last_unclean(v), 0);
+	assert_false(volume_epoch_unclean(v, 2));
 	assert_int_equal(volume_close(v), 0);
 	v = store_open(dir);
 	assert_int_equal(v->header.unclean_count, 0);
