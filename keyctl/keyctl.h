@@ -15,7 +15,7 @@ enum status {
 
 struct options {
 	const char *socket;
-	bool json, yes, force, dry_run, verify, repair, data, pause, resume, status;
+	bool json, yes, force, dry_run, verify, repair, data, pause, resume, status, metrics;
 	const char *confirm, *mountpoint, *store, *type, *region, *key, *out, *password_file, *accept_older;
 	int password_fd; /* -1: not given */
 };
@@ -93,6 +93,8 @@ void table_print(json_t *rows);
 /* Date and time, "-" for 0; a length of time in its two largest units. */
 void when_text(long long at, char ret[32]);
 void span_text(long long seconds, char ret[32]);
+/* metrics.c: of the answer of Status. */
+void metrics_print(const json_t *answer);
 /* report.c */
 enum status report_status(const struct options *o, char **arguments);
 enum status report_scrub(const struct options *o, char **arguments);

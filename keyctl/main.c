@@ -8,7 +8,7 @@
 #define DEFAULT_SOCKET "/run/tdefs/keyctl.sock"
 
 static const struct command commands[] = {
-	{"status", "", 0, "what there is, and what needs attention", "", report_status},
+	{"status", "[--metrics]", 0, "what there is, and what needs attention", "M", report_status},
 	{"env create", "NAME --mountpoint DIR", 1, "make an environment and mount it", "mstr", env_create},
 	{"env attach", "NAME --store S --mountpoint D", 1, "bring a store back; --key FILE opens it", "mstrkpP", env_attach},
 	{"env list", "", 0, NULL, "", env_list},
@@ -42,7 +42,7 @@ static const struct option long_options[] = {{"socket", required_argument, NULL,
 	{"key", required_argument, NULL, 'k'}, {"out", required_argument, NULL, 'o'}, {"password-file", required_argument, NULL, 'p'},
 	{"password-fd", required_argument, NULL, 'P'}, {"verify", no_argument, NULL, 'v'},
 	{"data", no_argument, NULL, 'D'}, {"pause", no_argument, NULL, 'U'}, {"status", no_argument, NULL, 'T'}, {"repair", no_argument, NULL, 'R'},
-	{"resume", no_argument, NULL, 'E'}, {0}};
+	{"resume", no_argument, NULL, 'E'}, {"metrics", no_argument, NULL, 'M'}, {0}};
 
 static void usage(FILE *f)
 {
@@ -87,7 +87,7 @@ int main(int argc, char **argv)
 	while ((option = getopt_long(argc, argv, "", long_options, NULL)) != -1) {
 		size_t n = strlen(given);
 
-		if (n + 1 < sizeof(given) && strchr("mstrfcdvkopPARDUTE", option)) {
+		if (n + 1 < sizeof(given) && strchr("mstrfcdvkopPARDUTEM", option)) {
 			given[n] = (char)option;
 			given[n + 1] = '\0';
 		}
@@ -156,6 +156,9 @@ int main(int argc, char **argv)
 			break;
 		case 'E':
 			o.resume = true;
+			break;
+		case 'M':
+			o.metrics = true;
 			break;
 		case 'h':
 			usage(stdout);

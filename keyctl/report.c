@@ -106,6 +106,8 @@ enum status report_status(const struct options *o, char **arguments)
 	(void)arguments;
 	if (status == STATUS_DONE && o->json) {
 		client_print_json(answer);
+	} else if (status == STATUS_DONE && o->metrics) {
+		metrics_print(answer);
 	} else if (status == STATUS_DONE) {
 		const json_t *environments = json_object_get(answer, "environments"), *attention = json_object_get(answer, "attention");
 

@@ -62,6 +62,7 @@ json_t *environment_json(struct keeper *k, const struct registry_env *env)
 	struct link_message m = {.type = LINK_STATUS};
 	const struct link_status *st = &m.status;
 	bool answers = e && e->pid > 0 && !ends && supervisor_call(&k->supervisor, env->name, STATUS_LIMIT_MS, &m) == 0;
+	static const char *const in_flux[] = {"", "looked at", "kept"};
 	const char *state = env->state == ENV_MOUNTED && !(e && e->pid > 0) ? "failed" : env_state_name(env->state);
 
 	if (!answers)
@@ -80,7 +81,10 @@ json_t *environment_json(struct keeper *k, const struct registry_env *env)
 	json_object_set_new(o, "resealed", json_number(st->resealed));
 	json_object_set_new(o, "intents", json_number(st->intents));
 	json_object_set_new(o, "syncs", json_number(st->syncs));
+	json_object_set_new(o, "read_bytes", json_number(st->read_bytes));
+	json_object_set_new(o, "written_bytes", json_number(st->written_bytes));
 	json_object_set_new(o, "open_files", json_number(st->open_files));
+	json_object_set_new(o, "in_flux", json_string(st->in_flux < ARRAY_LEN(in_flux) ? in_flux[st->in_flux] : ""));
 	json_object_set_new(o, "poisoned", json_boolean(st->poisoned));
 	json_object_set_new(o, "key_version", json_number(st->key_version));
 	json_object_set_new(o, "rotating", json_boolean(st->rotating));
@@ -137,6 +141,8 @@ static void attention_of_environment(const json_t *o, char *line, size_t size)
 	else if (text_in(o, "rotate_error")[0])
 		snprintf(line, size, "%s: its rotation waits: %.200s; keyctl rotate %s --resume tries again", name, text_in(o, "rotate_error"),
 			name);
+	else if (strcmp(text_in(o, "in_flux"), "kept") == 0)
+		snprintf(line, size, "%s: not everything could be looked at after an unclean end: run keyctl scrub %s", name, name);
 	else if (number_in(o, "restarts"))
 		snprintf(line, size, "%s was started again, %lld time%s: %.250s", name, number_in(o, "restarts"),
 			number_in(o, "restarts") == 1 ? "" : "s", text_in(o, "reason"));

@@ -4,6 +4,7 @@
 #include "control/steward.h"
 #include "control/supervisor.h"
 #include "control/wire.h"
+#include "control/witness.h"
 
 #define GENERATED_MAX 8
 
@@ -12,6 +13,7 @@ struct keeper {
 	struct tenant tenant;
 	struct supervisor supervisor;
 	struct steward steward;
+	struct witness witness;
 	char generated[GENERATED_MAX][65]; /* fingerprints of the keys made last */
 	unsigned generated_next;
 	pthread_mutex_t lock; /* everything above; one request at a time */

@@ -4,6 +4,7 @@
 #include "base/log.h"
 #include "base/patience.h"
 #include "control/hook.h"
+#include "control/witness.h"
 #include "tenant/claim.h"
 
 #include <fcntl.h>
@@ -245,20 +246,22 @@ static bool ops_alive(void *ctx, const char *name)
 	return e && e->pid > 0 && !e->left;
 }
 
-/* The header that was left behind says clean: one of that epoch that does not is an old copy from here on. */
-static void remember_clean(struct supervisor *s, const char *name)
+/* What a worker says at its end. The header that was left behind says clean: one of that epoch that does not is an old copy from
+ * here on. */
+static void worker_told(struct supervisor *s, const char *name, const struct link_status *status)
 {
-	int rc = registry_env_set_clean(s->tenant->registry, name);
+	int rc = status->left_clean ? registry_env_set_clean(s->tenant->registry, name) : 0;
 
 	if (rc < 0)
 		log_error("%s: the registry: %s", name, strerror(-rc));
+	witness_note(s->tenant, name, status);
 }
 
 /* ---- stopping ---- */
 
 /* The lock order to the worker, and its end one way or the other; no lock is held. text: what was lost. */
-static bool worker_lock(const struct supervisor *s, const struct supervised *e, int pidfd, struct users *ret_users, bool *ret_clean,
-	char *text)
+static bool worker_lock(const struct supervisor *s, const struct supervised *e, int pidfd, struct users *ret_users,
+	struct link_status *ret_status, char *text)
 {
 	uint64_t limit_ms = s->config->lock_timeout_ns / 1000000;
 	struct link_message m = {.type = LINK_LOCK, .arg = limit_ms};
@@ -271,7 +274,7 @@ static bool worker_lock(const struct supervisor *s, const struct supervised *e, 
 	CLEANUP_CLOSE int fd = link_connect(socket);
 	int rc = fd < 0 ? fd : link_call(fd, (int)limit_ms + LOCK_SLACK_MS, &m);
 	bool answered = m.type == LINK_REPLY, ended = poll(&p, 1, answered ? 1000 : 0) > 0;
-	*ret_clean = answered && m.status.left_clean;
+	*ret_status = answered ? m.status : (struct link_status){0};
 	if (answered) {
 		snprintf(lost, sizeof(lost), "%s", m.text);
 	} else if (!ended) {
@@ -302,10 +305,10 @@ static int ops_lock(void *ctx, const struct registry_env *env, struct users *ret
 	const struct supervised copy = *e;
 	CLEANUP_CLOSE int pidfd = fcntl(e->pidfd, F_DUPFD_CLOEXEC, 0);
 	tenant_let_go(s->tenant);
-	bool clean, ended = worker_lock(s, &copy, pidfd, ret_users, &clean, text);
+	struct link_status status;
+	bool ended = worker_lock(s, &copy, pidfd, ret_users, &status, text);
 	tenant_take_again(s->tenant);
-	if (clean)
-		remember_clean(s, env->name);
+	worker_told(s, env->name, &status);
 	/* Who had the claim may have taken it away by now. */
 	e = entry_find(s, env->name);
 	if (e && e->pid == copy.pid) {
@@ -322,8 +325,8 @@ static int worker_unmount(struct supervisor *s, struct supervised *e, struct use
 	int rc = supervisor_call(s, e->name, (int)(s->config->lock_timeout_ns / 1000000) + START_LIMIT_MS, &m);
 
 	snprintf(text, 480, "%.479s", m.type == LINK_REPLY ? m.text : "");
-	if (m.type == LINK_REPLY && m.status.left_clean)
-		remember_clean(s, e->name);
+	if (m.type == LINK_REPLY)
+		worker_told(s, e->name, &m.status);
 	if (rc == -EBUSY && m.type == LINK_REPLY) {
 		char mountpoint[sizeof(e->mountpoint)];
 

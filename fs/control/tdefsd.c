@@ -152,7 +152,7 @@ static int keeper_open(struct keeper *k)
 
 static int keeper_run(struct keeper *k, int signal_fd, int ready_fd)
 {
-	pthread_t watch, steward;
+	pthread_t watch, steward, witness;
 	CLEANUP_CLOSE int listener = server_listen(k->config.socket);
 
 	if (listener < 0) {
@@ -164,6 +164,8 @@ static int keeper_run(struct keeper *k, int signal_fd, int ready_fd)
 	pthread_mutex_unlock(&k->lock);
 	pthread_create(&watch, NULL, supervisor_watch, &k->supervisor);
 	pthread_create(&steward, NULL, steward_run, &k->steward);
+	witness_init(&k->witness, &k->supervisor, &k->lock);
+	pthread_create(&witness, NULL, witness_run, &k->witness);
 	log_info("tenant %s: ready on %s", k->config.tenant, k->config.socket);
 	notify_ready();
 	if (ready_fd >= 0) {
@@ -174,13 +176,15 @@ static int keeper_run(struct keeper *k, int signal_fd, int ready_fd)
 	log_info("tenant %s: ending%s", k->config.tenant,
 		k->config.unmount_on_stop ? ", unmounting" : "; mounted environments go on");
 	pthread_mutex_lock(&k->lock);
-	k->supervisor.stopping = k->steward.stopping = true;
+	k->supervisor.stopping = k->steward.stopping = k->witness.stopping = true;
+	pthread_cond_broadcast(&k->witness.wake);
 	pthread_cond_broadcast(&k->steward.wake);
 	pthread_cond_broadcast(&k->steward.moved);
 	eventfd_write(k->supervisor.wake, 1);
 	pthread_mutex_unlock(&k->lock);
 	pthread_join(watch, NULL);
 	pthread_join(steward, NULL);
+	pthread_join(witness, NULL);
 	pthread_mutex_lock(&k->lock); /* and keep it: whoever still asks gets no answer any more */
 	k->tenant.lock = NULL;
 	if (k->config.unmount_on_stop)

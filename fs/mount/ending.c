@@ -36,6 +36,9 @@ static int worker_finish(struct worker *w)
 	pthread_mutex_lock(&w->lock);
 	struct volume *v = TAKE_PTR(w->v);
 	w->serving = false;
+	w->ended = (struct link_status){.epoch = v->header.epoch, .refused = atomic_load(&v->stats.refused),
+		.resealed = atomic_load(&v->stats.resealed)};
+	memcpy(w->ended.uuid, v->header.uuid, sizeof(w->ended.uuid));
 	pthread_mutex_unlock(&w->lock);
 	scrubber_done(&w->scrubber);
 	bool writable = !v->options.read_only;

@@ -7,7 +7,7 @@
 #include "base/secret.h"
 #include "store/envheader.h"
 
-#define LINK_VERSION 4u
+#define LINK_VERSION 5u
 
 enum link_type {
 	LINK_START = 1, /* key and minimum epoch; the reply comes when the mount is live, or says why not */
@@ -27,6 +27,13 @@ enum link_type {
 #define LINK_SCRUB_REPAIR 2u /* with it */
 
 enum link_state { LINK_IDLE, LINK_SERVING, LINK_ENDING };
+
+/* What an unclean end before this mount left in flux. */
+enum link_in_flux {
+	LINK_FLUX_NONE,
+	LINK_FLUX_LOOKED_AT, /* a walk through everything is under way */
+	LINK_FLUX_KEPT,      /* something could not be looked at */
+};
 
 struct link_status {
 	int32_t pid;
@@ -50,6 +57,7 @@ struct link_status {
 	uint64_t rotate_encrypted, rotate_ns; /* bytes encrypted again, and since when the phase runs */
 	uint64_t rotate_left;  /* files that do not verify */
 	uint64_t rotate_held_ns; /* the longest that blocks were withheld from others */
+	uint32_t in_flux; /* enum link_in_flux */
 };
 
 /* Of a scrub, for people and programs; what does not fit is cut. */

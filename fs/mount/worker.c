@@ -149,6 +149,9 @@ static int worker_start(struct worker *w, struct link_message *m)
 		return rc;
 	}
 	rotate_init(&w->session.rotate, &w->session);
+	/* Before anything can move. */
+	if (!a->mount.read_only)
+		rotate_continue(&w->session.rotate);
 	scrubber_init(&w->scrubber, &w->session);
 	pthread_create(&w->loop, NULL, worker_loop, w);
 	pthread_create(&w->sealer, NULL, worker_sealer, w);
@@ -159,8 +162,6 @@ static int worker_start(struct worker *w, struct link_message *m)
 	CLEANUP_CLOSE int fd = open(a->mountpoint, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (fd >= 0)
 		(void)!mounter_ask(w->mounter.orders, MOUNTER_TUNE, MOUNT_LIMIT_MS, &w->cancel);
-	if (!a->mount.read_only)
-		rotate_continue(&w->session.rotate);
 	log_info("%s: mounted on %s, epoch %llu%s", a->name, a->mountpoint, (unsigned long long)w->v->header.epoch,
 		w->v->header.unclean_count ? " (there were unclean ends before)" : "");
 	return fd < 0 ? -errno : 0;
@@ -200,7 +201,18 @@ static void worker_status_volume(struct worker *w, struct link_status *st)
 	st->read_bytes = atomic_load(&w->v->stats.read_bytes);
 	st->written_bytes = atomic_load(&w->v->stats.written_bytes);
 	st->poisoned = atomic_load(&w->v->poisoned);
+	if (volume_last_unclean(w->v) && !w->v->options.read_only)
+		st->in_flux = atomic_load(&w->session.rotate.running) ? LINK_FLUX_LOOKED_AT : LINK_FLUX_KEPT;
 	st->open_files = inode_open_files(&w->session.inodes);
+}
+
+/* What tdefsd has to know of a mount that is over. */
+static void worker_status_ended(const struct worker *w, struct link_status *st)
+{
+	st->epoch = w->ended.epoch;
+	memcpy(st->uuid, w->ended.uuid, sizeof(st->uuid));
+	st->refused = w->ended.refused;
+	st->resealed = w->ended.resealed;
 }
 
 static void worker_status(struct worker *w, struct link_status *st)
@@ -211,6 +223,8 @@ static void worker_status(struct worker *w, struct link_status *st)
 	st->left_clean = w->left_clean;
 	if (w->serving)
 		worker_status_volume(w, st);
+	else
+		worker_status_ended(w, st);
 	pthread_mutex_unlock(&w->lock);
 }
 

@@ -30,6 +30,7 @@ struct worker {
 	} ending;           /* lock */
 	bool store_clean;   /* lock: what ENDING_CLOSED found */
 	bool left_clean;    /* lock: the store was mounted, and its header says clean now */
+	struct link_status ended; /* lock: of the mount that is over, what it came to */
 	uint64_t drain_until_ns;
 	atomic_bool cancel; /* an order that waits for an unmount gives up: a lock has come */
 
