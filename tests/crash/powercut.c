@@ -56,8 +56,8 @@ static void check_twice(struct crash *h, const struct plant *plant, const char *
 }
 
 /* Every so many states. */
-#define FSCK_EACH 16u
-#define READ_EACH 64u
+#define FSCK_EACH 15u /* odd: journal and loose ones in turn */
+#define READ_EACH 60u
 
 static void fsck(struct crash *h, const char *dir, bool repair, const char *when)
 {
