@@ -62,7 +62,8 @@ def warm(rw, bs, *more, jobs=1):
 
 
 class Small:
-    """Small files, in folders of a hundred."""
+    """Small files, in folders of a hundred, with the system calls that a program in C makes: Python's open() asks each file with an
+    ioctl whether it is a terminal."""
 
     def __init__(self, step):
         self.step = step
@@ -76,8 +77,9 @@ class Small:
             os.makedirs(folder)
         start = time.monotonic()
         for p in paths:
-            with open(p, "wb") as f:
-                f.write(b"x" * 3000)
+            fd = os.open(p, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+            os.write(fd, b"x" * 3000)
+            os.close(fd)
         return len(paths) / (time.monotonic() - start)
 
     def each(self, what, s, quick):
@@ -101,8 +103,10 @@ class Small:
             s.cold()
 
         def read(path):
-            with open(path, "rb") as f:
-                f.read()
+            fd = os.open(path, os.O_RDONLY)
+            while os.read(fd, 1 << 17):
+                pass
+            os.close(fd)
         if self.step == "read warm":
             self.each(read, s, quick)
         return self.each(os.stat if self.step == "stat cold" else read, s, quick)

@@ -9,7 +9,7 @@
 set -eu
 
 BUILD="gcc libc6-dev cmake ninja-build pkg-config libssl-dev libfuse3-dev fuse3 libconfig-dev libsqlite3-dev
-libjansson-dev libseccomp-dev"
+libjansson-dev libseccomp-dev liburing-dev"
 TEST="clang libclang-rt-14-dev libcmocka-dev python3 python3-cryptography acl attr util-linux mount e2fsprogs procps openssl strace"
 ENGINES="sqlite3 postgresql-15 mariadb-server lmdb-utils python3-lmdb git rsync tar bindfs fio"
 TOKENS="softhsm2"

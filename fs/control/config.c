@@ -5,7 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
-enum type { TEXT, PATH, BOOL, COUNT, SIZE, DURATION };
+enum type { TEXT, PATH, CHOICE, BOOL, COUNT, SIZE, DURATION };
 
 #define OFF(member) offsetof(struct config, member)
 static const struct setting {
@@ -14,37 +14,39 @@ static const struct setting {
 	size_t offset;
 	const char *fallback; /* NULL: required */
 	long min, max;        /* of a COUNT */
+	const char *choices;  /* of a CHOICE, each with a | behind it */
 } settings[] = {
-	{"tenant", TEXT, OFF(tenant), NULL, 0, 0},
-	{"state_dir", PATH, OFF(state_dir), NULL, 0, 0},
-	{"runtime_dir", PATH, OFF(runtime_dir), NULL, 0, 0},
-	{"socket", TEXT, OFF(socket), "", 0, 0},
-	{"worker", TEXT, OFF(worker), "", 0, 0},
-	{"platform_key", TEXT, OFF(platform_key), "", 0, 0},
-	{"roles.tenant_admin", TEXT, OFF(tenant_admin), "", 0, 0},
-	{"roles.vault_admin", TEXT, OFF(vault_admin), "", 0, 0},
-	{"roles.platform_operator", TEXT, OFF(platform_operator), "", 0, 0},
-	{"roles.auditor", TEXT, OFF(auditor), "", 0, 0},
-	{"roles.root_is_all", BOOL, OFF(root_is_all), "true", 0, 0},
-	{"mount.threads", COUNT, OFF(threads), "4", 1, 256},
-	{"mount.spin_us", COUNT, OFF(spin_us), "0", 0, 10000},
-	{"mount.seal_interval", DURATION, OFF(seal_interval_ns), "30s", 0, 0},
-	{"mount.restart_limit", COUNT, OFF(restart_limit), "5", 0, 1000},
-	{"mount.restart_delay", DURATION, OFF(restart_delay_ns), "1s", 0, 0},
-	{"mount.unmount_on_stop", BOOL, OFF(unmount_on_stop), "false", 0, 0},
-	{"rotate.max_rate", SIZE, OFF(rotate_max_rate), "0", 0, 0},
-	{"lock.timeout", DURATION, OFF(lock_timeout_ns), "30s", 0, 0},
-	{"lock.on_lock", TEXT, OFF(on_lock), "", 0, 0},
-	{"lock.on_lock_user", TEXT, OFF(on_lock_user), "root", 0, 0},
-	{"lock.on_lock_timeout", DURATION, OFF(on_lock_timeout_ns), "10s", 0, 0},
-	{"guard.activation_interval", DURATION, OFF(activation_interval_ns), "24h", 0, 0},
-	{"guard.lock_after_key_change", DURATION, OFF(lock_after_key_change_ns), "72h", 0, 0},
-	{"guard.unlock_after_lock", DURATION, OFF(unlock_after_lock_ns), "1h", 0, 0},
-	{"guard.delete_locked_after", DURATION, OFF(delete_locked_after_ns), "28d", 0, 0},
-	{"guard.delete_warning", DURATION, OFF(delete_warning_ns), "7d", 0, 0},
-	{"guard.confirm_text", DURATION, OFF(confirm_text_ns), "5m", 0, 0},
-	{"log.level", TEXT, OFF(log_level), "info", 0, 0},
-	{"log.syslog", BOOL, OFF(syslog), "false", 0, 0},
+	{"tenant", TEXT, OFF(tenant), NULL, 0, 0, NULL},
+	{"state_dir", PATH, OFF(state_dir), NULL, 0, 0, NULL},
+	{"runtime_dir", PATH, OFF(runtime_dir), NULL, 0, 0, NULL},
+	{"socket", TEXT, OFF(socket), "", 0, 0, NULL},
+	{"worker", TEXT, OFF(worker), "", 0, 0, NULL},
+	{"platform_key", TEXT, OFF(platform_key), "", 0, 0, NULL},
+	{"roles.tenant_admin", TEXT, OFF(tenant_admin), "", 0, 0, NULL},
+	{"roles.vault_admin", TEXT, OFF(vault_admin), "", 0, 0, NULL},
+	{"roles.platform_operator", TEXT, OFF(platform_operator), "", 0, 0, NULL},
+	{"roles.auditor", TEXT, OFF(auditor), "", 0, 0, NULL},
+	{"roles.root_is_all", BOOL, OFF(root_is_all), "true", 0, 0, NULL},
+	{"mount.threads", COUNT, OFF(threads), "4", 1, 256, NULL},
+	{"mount.transport", CHOICE, OFF(transport), "device", 0, 0, "auto|device|io_uring|"},
+	{"mount.spin_us", COUNT, OFF(spin_us), "0", 0, 10000, NULL},
+	{"mount.seal_interval", DURATION, OFF(seal_interval_ns), "30s", 0, 0, NULL},
+	{"mount.restart_limit", COUNT, OFF(restart_limit), "5", 0, 1000, NULL},
+	{"mount.restart_delay", DURATION, OFF(restart_delay_ns), "1s", 0, 0, NULL},
+	{"mount.unmount_on_stop", BOOL, OFF(unmount_on_stop), "false", 0, 0, NULL},
+	{"rotate.max_rate", SIZE, OFF(rotate_max_rate), "0", 0, 0, NULL},
+	{"lock.timeout", DURATION, OFF(lock_timeout_ns), "30s", 0, 0, NULL},
+	{"lock.on_lock", TEXT, OFF(on_lock), "", 0, 0, NULL},
+	{"lock.on_lock_user", TEXT, OFF(on_lock_user), "root", 0, 0, NULL},
+	{"lock.on_lock_timeout", DURATION, OFF(on_lock_timeout_ns), "10s", 0, 0, NULL},
+	{"guard.activation_interval", DURATION, OFF(activation_interval_ns), "24h", 0, 0, NULL},
+	{"guard.lock_after_key_change", DURATION, OFF(lock_after_key_change_ns), "72h", 0, 0, NULL},
+	{"guard.unlock_after_lock", DURATION, OFF(unlock_after_lock_ns), "1h", 0, 0, NULL},
+	{"guard.delete_locked_after", DURATION, OFF(delete_locked_after_ns), "28d", 0, 0, NULL},
+	{"guard.delete_warning", DURATION, OFF(delete_warning_ns), "7d", 0, 0, NULL},
+	{"guard.confirm_text", DURATION, OFF(confirm_text_ns), "5m", 0, 0, NULL},
+	{"log.level", CHOICE, OFF(log_level), "info", 0, 0, "info|debug|"},
+	{"log.syslog", BOOL, OFF(syslog), "false", 0, 0, NULL},
 };
 
 const char *config_setting(size_t index, const char **ret_default)
@@ -55,10 +57,15 @@ const char *config_setting(size_t index, const char **ret_default)
 	return settings[index].name;
 }
 
+static bool setting_is_text(const struct setting *d)
+{
+	return d->type == TEXT || d->type == PATH || d->type == CHOICE;
+}
+
 void config_done(struct config *c)
 {
 	for (size_t k = 0; k < ARRAY_LEN(settings); k++)
-		if (settings[k].type == TEXT || settings[k].type == PATH)
+		if (setting_is_text(&settings[k]))
 			free(*(char **)((char *)c + settings[k].offset));
 	*c = (struct config){0};
 }
@@ -87,6 +94,16 @@ static int setting_error(char *ret, const config_setting_t *s, const char *name,
 
 	snprintf(ret, 512, "%s:%u: %s: %s", file ? file : "configuration", config_setting_source_line(s), name, wanted);
 	return -EINVAL;
+}
+
+static bool choice_has(const char *choices, const char *text)
+{
+	size_t n = strlen(text);
+
+	for (const char *c = choices; *c; c = strchr(c, '|') + 1)
+		if (strncmp(c, text, n) == 0 && c[n] == '|')
+			return true;
+	return false;
 }
 
 static int setting_store(const struct setting *d, const config_setting_t *s, struct config *c, char *ret_error)
@@ -122,12 +139,19 @@ static int setting_store(const struct setting *d, const config_setting_t *s, str
 			return setting_error(ret_error, s, d->name, "a duration as \"30s\", \"72h\" or \"28d\" is wanted");
 		return 0;
 	case PATH:
+	case CHOICE:
 	case TEXT:
 		if (type != CONFIG_TYPE_STRING)
 			return setting_error(ret_error, s, d->name, "a text in double quotes is wanted");
 		text = config_setting_get_string(s);
 		if (d->type == PATH && text[0] != '/')
 			return setting_error(ret_error, s, d->name, "an absolute path is wanted");
+		if (d->type == CHOICE && !choice_has(d->choices, text)) {
+			char wanted[80];
+
+			snprintf(wanted, sizeof(wanted), "one of %.*s is wanted", (int)strlen(d->choices) - 1, d->choices);
+			return setting_error(ret_error, s, d->name, wanted);
+		}
 		free(*(char **)member);
 		*(char **)member = strdup(text);
 		return *(char **)member ? 0 : -ENOMEM;
@@ -171,7 +195,7 @@ static int config_defaults(struct config *c)
 			*(int *)member = atoi(d->fallback);
 		else if (d->type == DURATION && duration_parse(d->fallback, member) < 0)
 			return -EINVAL;
-		else if (d->type == TEXT || d->type == PATH)
+		else if (setting_is_text(d))
 			*(char **)member = strdup(d->fallback);
 	}
 	return 0;

@@ -10,6 +10,7 @@ struct config {
 	char *tenant_admin, *vault_admin, *platform_operator, *auditor; /* Unix groups; empty: nobody */
 	bool root_is_all;
 	int threads, spin_us;
+	char *transport;     /* auto, device, io_uring */
 	uint64_t activation_interval_ns, lock_after_key_change_ns, unlock_after_lock_ns, delete_locked_after_ns, delete_warning_ns,
 		confirm_text_ns; /* guard.* */
 	uint64_t rotate_max_rate; /* bytes/s; 0: any */

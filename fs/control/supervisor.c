@@ -154,7 +154,7 @@ static pid_t worker_spawn(const struct supervisor *s, const struct registry_env 
 		dup2(null, STDOUT_FILENO);
 	}
 	execl(s->worker, s->worker, "--name", env->name, "--store", env->store, "--mountpoint", env->mountpoint, "--socket", socket,
-		"--threads", threads, "--spin-us", spin, "--seal-interval", interval, "--rotate-max-rate", rate, (char *)NULL);
+		"--threads", threads, "--transport", s->config->transport, "--spin-us", spin, "--seal-interval", interval, "--rotate-max-rate", rate, (char *)NULL);
 	_exit(127);
 }
 

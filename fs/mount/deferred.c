@@ -2,33 +2,55 @@
  *
  * Asking for that waits for READ and WRITE requests; on a request's thread it would wait for its own kind, and as many of them
  * as there are threads would wait for ever. So such a request is queued, and its thread is free again. The caller's open file
- * keeps inode and content until the reply. Two kinds:
+ * keeps the inode until the reply. Two kinds:
  *
  * seek     What the kernel has dirty is data too, and shows below only once it is written out.
  * written  O_DIRECT, while others read through the page cache: one of them may have read the old bytes after the kernel dropped
- *          its pages and before they were written. Of an asynchronous write the kernel does not see to that itself. */
+ *          its pages and before they were written. Of an asynchronous write the kernel does not see to that itself.
+ *
+ * Over io_uring a request that waits holds one of its queue's entries, and what it waits for may need one (ring.h). There a seek is
+ * answered by the kernel, for which a file has no holes then; and of the writes only as many wait as leave entries free: more
+ * are answered before the pages are dropped. */
 #include "mount/session.h"
 
 struct deferred_job {
 	struct deferred_job *next;
-	fuse_req_t req;
+	fuse_req_t req; /* NULL: answered */
 	fuse_ino_t ino;
-	struct content *content; /* NULL: written */
 	uint64_t off;
-	size_t len; /* written */
+	size_t len; /* written; 0: seek */
 	int whence; /* seek */
 };
 
-static void deferred_answer(struct session *s, const struct deferred_job *job)
+#define READERS_REST_NS UINT64_C(1000000000)
+
+static void deferred_written_answer(struct session *s, const struct deferred_job *job)
 {
+	struct inode *i = ops_inode(s, job->ino);
+	uint64_t cached = atomic_load(&i->cached_ns);
+	/* Nobody reads any more: once nothing is cached, the next writes need not wait. Pages that are being read keep the kernel
+	 * waiting until they are, and that is seen. */
+	bool all = clock_monotonic_ns() - cached > READERS_REST_NS;
+
+	(void)fuse_lowlevel_notify_inval_inode(s->se, job->ino, all ? 0 : (off_t)job->off, all ? 0 : (off_t)job->len);
+	if (all)
+		atomic_compare_exchange_strong(&i->cached_ns, &cached, 0);
+	if (job->req)
+		fuse_reply_write(job->req, job->len);
+}
+
+static void deferred_seek_answer(struct session *s, const struct deferred_job *job)
+{
+	struct inode *i = ops_inode(s, job->ino);
+	struct content *c;
 	uint64_t found;
 
-	(void)fuse_lowlevel_notify_inval_inode(s->se, job->ino, job->content ? 0 : (off_t)job->off, (off_t)job->len);
-	if (!job->content) {
-		fuse_reply_write(job->req, job->len);
-		return;
+	(void)fuse_lowlevel_notify_inval_inode(s->se, job->ino, 0, 0);
+	int rc = inode_open(&s->inodes, i, &c);
+	if (rc == 0) {
+		rc = content_seek(c, job->off, job->whence, &found);
+		inode_release(i);
 	}
-	int rc = content_seek(job->content, job->off, job->whence, &found);
 	if (rc < 0)
 		ops_reply_error(job->req, rc);
 	else
@@ -54,9 +76,13 @@ static void *deferred_run(void *arg)
 		if (!d->head)
 			d->tail = &d->head;
 		pthread_mutex_unlock(&d->lock);
-		deferred_answer(s, job);
-		free(job);
+		if (job->len)
+			deferred_written_answer(s, job);
+		else
+			deferred_seek_answer(s, job);
 		pthread_mutex_lock(&d->lock);
+		d->held -= job->req != NULL;
+		free(job);
 	}
 	pthread_mutex_unlock(&d->lock);
 	return NULL;
@@ -101,15 +127,24 @@ static void deferred_queue(struct session *s, const struct deferred_job *what)
 	}
 	*job = *what;
 	pthread_mutex_lock(&d->lock);
+	bool now = ring_started(s->ring) && d->held >= RING_QUEUE_DEPTH / 2;
+	if (now)
+		job->req = NULL;
+	d->held += !now;
 	*d->tail = job;
 	d->tail = &job->next;
 	pthread_cond_signal(&d->changed);
 	pthread_mutex_unlock(&d->lock);
+	if (now)
+		fuse_reply_write(what->req, what->len);
 }
 
-void deferred_seek(struct session *s, fuse_req_t req, fuse_ino_t ino, struct content *content, uint64_t off, int whence)
+void deferred_seek(struct session *s, fuse_req_t req, fuse_ino_t ino, uint64_t off, int whence)
 {
-	deferred_queue(s, &(struct deferred_job){.req = req, .ino = ino, .content = content, .off = off, .whence = whence});
+	if (ring_started(s->ring))
+		fuse_reply_err(req, ENOSYS);
+	else
+		deferred_queue(s, &(struct deferred_job){.req = req, .ino = ino, .off = off, .whence = whence});
 }
 
 void deferred_written(struct session *s, fuse_req_t req, fuse_ino_t ino, uint64_t off, size_t len)

@@ -16,10 +16,11 @@
 
 static _Thread_local bool kill_privileges, tmpfile_request;
 static atomic_uint_fast64_t init_unique; /* of the INIT request; 0 once it was answered */
-static bool init_killpriv, init_no_export; /* the kernel offered them */
+static bool init_killpriv, init_no_export, init_uring; /* the kernel offered them */
 
 /* In flags2; linux/fuse.h of Linux 6.8, protocol 7.40. */
 #define NO_EXPORT_SUPPORT (1u << (38 - 32))
+#define OVER_IO_URING (1u << (41 - 32))
 
 static bool request_kills(const struct fuse_in_header *h, size_t len)
 {
@@ -30,8 +31,6 @@ static bool request_kills(const struct fuse_in_header *h, size_t len)
 		return ((const struct fuse_setattr_in *)body)->valid & FATTR_KILL_SUIDGID;
 	if (h->opcode == FUSE_WRITE && body_len >= sizeof(struct fuse_write_in))
 		return ((const struct fuse_write_in *)body)->write_flags & FUSE_WRITE_KILL_SUIDGID;
-	if (h->opcode == FUSE_OPEN && body_len >= sizeof(struct fuse_open_in))
-		return ((const struct fuse_open_in *)body)->open_flags & FUSE_OPEN_KILL_SUIDGID;
 	return false;
 }
 
@@ -50,6 +49,16 @@ static void device_spin(const struct session *s, int fd)
 	atomic_store(&spinning, false);
 }
 
+/* What libfuse 3.14 passes over. */
+static void request_look(struct session *s, struct fuse_in_header *h, size_t len)
+{
+	atomic_fetch_add_explicit(&s->requests, 1, memory_order_relaxed);
+	kill_privileges = request_kills(h, len);
+	tmpfile_request = h->opcode == FUSE_TMPFILE;
+	if (tmpfile_request)
+		h->opcode = FUSE_CREATE;
+}
+
 static ssize_t device_read(int fd, void *buf, size_t len, void *userdata)
 {
 	struct session *s = userdata;
@@ -63,26 +72,27 @@ static ssize_t device_read(int fd, void *buf, size_t len, void *userdata)
 		errno = ENODEV;
 	if (n < (ssize_t)sizeof(*h))
 		return n;
-	atomic_fetch_add_explicit(&s->requests, 1, memory_order_relaxed);
-	kill_privileges = request_kills(h, (size_t)n);
-	tmpfile_request = h->opcode == FUSE_TMPFILE;
-	if (tmpfile_request)
-		h->opcode = FUSE_CREATE;
+	request_look(s, h, (size_t)n);
 	if (h->opcode == FUSE_INIT) {
 		const struct fuse_init_in *in = (const struct fuse_init_in *)(h + 1);
 
 		init_unique = h->unique;
 		init_killpriv = in->flags & FUSE_HANDLE_KILLPRIV_V2;
-		init_no_export = (size_t)n >= sizeof(*h) + sizeof(*in) && (in->flags & FUSE_INIT_EXT) && (in->flags2 & NO_EXPORT_SUPPORT);
+		uint32_t flags2 = (size_t)n >= sizeof(*h) + sizeof(*in) && (in->flags & FUSE_INIT_EXT) ? in->flags2 : 0;
+		init_no_export = flags2 & NO_EXPORT_SUPPORT;
+		init_uring = flags2 & OVER_IO_URING;
 	}
 	return n;
 }
 
 static ssize_t device_writev(int fd, struct iovec *iov, int count, void *userdata)
 {
-	(void)userdata;
+	struct session *s = userdata;
 	const struct fuse_out_header *h = iov[0].iov_base;
+	bool ring_starts = false;
 
+	if (s->ring && ring_reply(s->ring, iov, count))
+		return h->len;
 	if (init_unique && h->unique == init_unique && h->error == 0 && count == 2 &&
 		iov[1].iov_len >= sizeof(struct fuse_init_out)) {
 		struct fuse_init_out *out = iov[1].iov_base;
@@ -93,9 +103,17 @@ static ssize_t device_writev(int fd, struct iovec *iov, int count, void *userdat
 			out->flags |= FUSE_INIT_EXT;
 			out->flags2 |= NO_EXPORT_SUPPORT;
 		}
+		ring_starts = s->ring && init_uring;
+		if (ring_starts) {
+			out->flags |= FUSE_INIT_EXT;
+			out->flags2 |= OVER_IO_URING;
+		}
 		init_unique = 0;
 	}
-	return writev(fd, iov, count);
+	ssize_t n = writev(fd, iov, count);
+	if (n > 0 && ring_starts && ring_start(s->ring) < 0)
+		abort();
+	return n;
 }
 
 bool device_kill_privileges(void)
@@ -109,6 +127,15 @@ bool device_tmpfile(void)
 }
 
 static const struct fuse_custom_io device_io = {.read = device_read, .writev = device_writev};
+
+void device_serve(void *ctx, void *request, size_t len)
+{
+	struct session *s = ctx;
+	struct fuse_buf buf = {.size = len, .mem = request};
+
+	request_look(s, request, len);
+	fuse_session_process_buf(s->se, &buf);
+}
 
 int device_open(struct session *s)
 {

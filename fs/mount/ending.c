@@ -21,6 +21,7 @@
 static int worker_finish(struct worker *w)
 {
 	pthread_join(w->loop, NULL);
+	ring_end(w->session.ring);
 	pthread_mutex_lock(&w->lock);
 	w->stopping = true;
 	pthread_cond_broadcast(&w->changed);
@@ -44,6 +45,7 @@ static int worker_finish(struct worker *w)
 	bool writable = !v->options.read_only;
 	int rc = volume_close(v);
 	fuse_session_destroy(w->session.se);
+	ring_free(w->session.ring);
 	pthread_mutex_lock(&w->lock);
 	w->left_clean = rc == 0 && writable;
 	pthread_mutex_unlock(&w->lock);

@@ -8,17 +8,23 @@
 #include <sys/resource.h>
 
 #define BUCKETS_MIN 1024u
-/* Of contents that nobody has open, some 3 KiB each: kept for the next open, and waiting for the sealer. */
-#define IDLE_MAX 1024u
-#define WAITING_MAX 8192u
+/* Some 6 KiB each. */
+#define CONTENTS_MAX 4096u
 
 static size_t inode_bucket(const struct inode_table *t, uint64_t ino)
 {
 	return (size_t)(ino * UINT64_C(0x9e3779b97f4a7c15) >> 32) & (t->bucket_count - 1);
 }
 
+static void inode_restore_mtime_locked(struct inode *i)
+{
+	if (i->has_mtime && atomic_exchange(&i->touched, false))
+		(void)!io_utimensat(i->fd, "", (struct timespec[2]){{0, UTIME_OMIT}, i->mtime}, AT_EMPTY_PATH);
+}
+
 static void inode_free(struct inode *i)
 {
+	inode_restore_mtime_locked(i);
 	content_close(i->content);
 	util_closep(&i->fd);
 	pthread_mutex_destroy(&i->lock);
@@ -32,9 +38,7 @@ int inode_table_init(struct inode_table *t, struct volume *v)
 
 	*t = (struct inode_table){.name_changes = 1, .v = v, .bucket_count = BUCKETS_MIN};
 	t->crowd = SIZE_MAX;
-	uint64_t descriptors = getrlimit(RLIMIT_NOFILE, &files) == 0 ? files.rlim_cur : WAITING_MAX;
-	t->idle_max = (unsigned)MIN(descriptors / 16, IDLE_MAX);
-	t->waiting_max = (unsigned)MIN(descriptors / 16, WAITING_MAX);
+	t->contents_max = getrlimit(RLIMIT_NOFILE, &files) == 0 ? (unsigned)MIN(files.rlim_cur / 8, CONTENTS_MAX) : CONTENTS_MAX;
 	pthread_mutex_init(&t->lock, NULL);
 	pthread_mutex_init(&t->seal_lock, NULL);
 	pthread_cond_init(&t->crowded, NULL);
@@ -122,20 +126,53 @@ int inode_get(struct inode_table *t, int fd_arg, const struct stat *st, struct i
 	return rc;
 }
 
-static void inode_not_idle_locked(struct inode_table *t, struct inode *i)
+/* ---- contents ----
+ *
+ * Requests take no lock where there is a content: they count themselves in and then look. Who closes takes the pointer away and
+ * then looks at the count, so one of the two sees the other. */
+
+struct content *inode_hold(struct inode *i)
 {
-	if (i->idle)
-		atomic_fetch_sub(&t->idle, 1);
-	if (i->waiting)
-		atomic_fetch_sub(&t->waiting, 1);
-	i->idle = i->waiting = false;
+	atomic_fetch_add(&i->users, 1);
+	struct content *c = atomic_load(&i->content);
+
+	if (!c)
+		atomic_fetch_sub(&i->users, 1);
+	return c;
 }
 
-static void inode_close_content_locked(struct inode_table *t, struct inode *i)
+void inode_release(struct inode *i)
 {
-	inode_not_idle_locked(t, i);
-	content_close(i->content);
-	i->content = NULL;
+	if (!atomic_load_explicit(&i->used, memory_order_relaxed))
+		atomic_store_explicit(&i->used, true, memory_order_relaxed);
+	atomic_fetch_sub(&i->users, 1);
+}
+
+/* Unless somebody uses it. */
+static bool inode_close_content_locked(struct inode_table *t, struct inode *i)
+{
+	struct content *c = atomic_exchange(&i->content, NULL);
+
+	if (!c)
+		return true;
+	if (atomic_load(&i->users) > 0) {
+		atomic_store(&i->content, c);
+		return false;
+	}
+	inode_restore_mtime_locked(i);
+	content_close(c);
+	atomic_fetch_sub(&t->contents, 1);
+	return true;
+}
+
+/* Closes one that is sealed. One without a name is left, for nobody could write its state (content_close). */
+static void inode_close_sealed(struct inode_table *t, struct inode *i)
+{
+	pthread_mutex_lock(&i->lock);
+	struct content *c = i->content;
+	if (c && !content_is_changed(c) && content_has_name(c))
+		(void)inode_close_content_locked(t, i);
+	pthread_mutex_unlock(&i->lock);
 }
 
 void inode_put(struct inode_table *t, struct inode *i, uint64_t refs)
@@ -143,12 +180,11 @@ void inode_put(struct inode_table *t, struct inode *i, uint64_t refs)
 	pthread_mutex_lock(&t->lock);
 	i->refs -= MIN(refs, i->refs);
 	/* While its content closes a lookup finds the object still: there must never be two contents of one file. */
-	while (i->refs == 0 && i->content && i->opens == 0) {
+	while (i->refs == 0 && i->content) {
 		i->refs = 1;
 		pthread_mutex_unlock(&t->lock);
 		pthread_mutex_lock(&i->lock);
-		if (i->opens == 0 && i->content)
-			inode_close_content_locked(t, i);
+		(void)inode_close_content_locked(t, i);
 		pthread_mutex_unlock(&i->lock);
 		pthread_mutex_lock(&t->lock);
 		i->refs--;
@@ -183,27 +219,23 @@ int inode_dir_id(struct inode_table *t, struct inode *i, struct dir_id *ret)
 	return rc;
 }
 
-int inode_open(struct inode_table *t, struct inode *i, struct content **ret)
-{
-	return inode_open_with(t, i, -1, ret);
-}
-
 static int inode_try_open(struct inode_table *t, struct inode *i, int fd_arg, struct content **ret)
 {
 	CLEANUP_CLOSE int fd = fd_arg;
+	struct content *c = NULL;
 	int rc = 0;
 
 	pthread_mutex_lock(&i->lock);
-	if (!i->content) {
+	*ret = inode_hold(i);
+	if (!*ret) {
 		if (fd < 0)
 			fd = io_reopen(i->fd, t->v->options.read_only ? O_RDONLY : O_RDWR);
-		rc = fd < 0 ? fd : content_open(t->v, TAKE_FD(fd), &i->content);
+		rc = fd < 0 ? fd : content_open(t->v, TAKE_FD(fd), &c);
 	}
-	if (rc == 0) {
-		inode_not_idle_locked(t, i);
-		i->opens++;
-		atomic_fetch_add(&t->opens, 1);
-		*ret = i->content;
+	if (c) {
+		atomic_fetch_add(&t->contents, 1);
+		atomic_store(&i->content, c);
+		*ret = inode_hold(i);
 	}
 	pthread_mutex_unlock(&i->lock);
 	return rc;
@@ -221,9 +253,12 @@ void inode_made(struct inode *i, struct inode *dir)
 
 void inode_mtime(struct inode *i, struct timespec *mtime)
 {
+	struct stat st;
+
 	pthread_mutex_lock(&i->lock);
+	/* Who recovers, rotates or seals the file moves it below for a moment, under the lock. */
 	if (!i->has_mtime)
-		i->mtime = *mtime;
+		i->mtime = io_fstatat(i->fd, "", &st, AT_EMPTY_PATH) == 0 ? st.st_mtim : *mtime;
 	i->has_mtime = true;
 	*mtime = i->mtime;
 	pthread_mutex_unlock(&i->lock);
@@ -231,12 +266,19 @@ void inode_mtime(struct inode *i, struct timespec *mtime)
 
 int inode_set_times(struct inode *i, const struct timespec ts[2])
 {
+	bool mtime = S_ISREG(i->type) && ts[1].tv_nsec != UTIME_OMIT;
+
 	pthread_mutex_lock(&i->lock);
+	/* First: a write that comes between has it put back. */
+	if (mtime)
+		atomic_store(&i->touched, false);
 	int rc = io_utimensat(i->fd, "", ts, AT_EMPTY_PATH);
-	if (rc == 0 && S_ISREG(i->type) && ts[1].tv_nsec != UTIME_OMIT) {
+	if (rc == 0 && mtime) {
 		i->mtime = ts[1];
 		i->has_mtime = true;
-		atomic_store(&i->touched, false);
+		atomic_store(&i->mtime_told_ns, clock_monotonic_ns());
+	} else if (mtime) {
+		inode_touch(i);
 	}
 	pthread_mutex_unlock(&i->lock);
 	return rc;
@@ -247,10 +289,18 @@ void inode_touch(struct inode *i)
 	atomic_store_explicit(&i->touched, true, memory_order_relaxed);
 }
 
-static void inode_restore_mtime_locked(struct inode *i)
+#define MTIME_LATELY_NS UINT64_C(1000000000)
+
+void inode_wrote(struct inode *i)
 {
-	if (i->has_mtime && atomic_exchange(&i->touched, false))
-		(void)!io_utimensat(i->fd, "", (struct timespec[2]){{0, UTIME_OMIT}, i->mtime}, AT_EMPTY_PATH);
+	uint64_t told = atomic_load_explicit(&i->mtime_told_ns, memory_order_relaxed);
+
+	inode_touch(i);
+	if (told == 0 || clock_monotonic_ns() - told > MTIME_LATELY_NS)
+		return;
+	pthread_mutex_lock(&i->lock);
+	inode_restore_mtime_locked(i);
+	pthread_mutex_unlock(&i->lock);
 }
 
 void inode_changed(struct inode_table *t, struct inode *i)
@@ -262,13 +312,10 @@ int inode_sync(struct inode_table *t, struct inode *i, struct content *c, bool d
 {
 	uint64_t changes = atomic_load(&i->changes), names = atomic_load(&t->name_changes);
 
-	if (data_only)
-		return content_sync(c, true);
 	pthread_mutex_lock(&i->lock);
-	bool whole = i->synced != changes || i->synced_names != names;
-	/* What moved by the kernel's clock it has said before. Less than a tick can wait for the release. */
-	if (whole)
-		inode_restore_mtime_locked(i);
+	bool whole = !data_only && (i->synced != changes || i->synced_names != names);
+	/* What moved by the kernel's clock it has said before. */
+	inode_restore_mtime_locked(i);
 	pthread_mutex_unlock(&i->lock);
 	int rc = content_sync(c, !whole);
 	if (rc < 0 || !whole)
@@ -278,25 +325,6 @@ int inode_sync(struct inode_table *t, struct inode *i, struct content *c, bool d
 	i->synced_names = names;
 	pthread_mutex_unlock(&i->lock);
 	return 0;
-}
-
-static void inode_let_go(struct inode_table *t, struct inode *i)
-{
-	atomic_fetch_sub(&t->opens, 1);
-	pthread_mutex_lock(&i->lock);
-	/* One that changed waits for inode_seal_all, or for the kernel to forget it. */
-	if (--i->opens == 0) {
-		i->waiting = content_is_changed(i->content);
-		i->idle = !i->waiting;
-		i->idle_long = false;
-		content_rest(i->content);
-		if (i->waiting)
-			atomic_fetch_add(&t->waiting, 1);
-		else if (atomic_fetch_add(&t->idle, 1) >= t->idle_max)
-			inode_close_content_locked(t, i);
-		inode_restore_mtime_locked(i);
-	}
-	pthread_mutex_unlock(&i->lock);
 }
 
 /* Of a file whose content nobody has. */
@@ -327,8 +355,7 @@ int inode_rotate(struct inode_table *t, struct inode *i, int fd)
 	int rc = i->content ? content_rotate(i->content) : inode_rotate_file(t, i, fd);
 	/* The sector's write keeps mtime, but not one that was set meanwhile. */
 	inode_touch(i);
-	if (i->opens == 0)
-		inode_restore_mtime_locked(i);
+	inode_restore_mtime_locked(i);
 	pthread_mutex_unlock(&i->lock);
 	return rc;
 }
@@ -360,37 +387,9 @@ void inode_each(struct inode_table *t, void (*fn)(void *ctx, struct inode *i), v
 	}
 }
 
-/* Closes what nobody has open, sealed or not. */
-static void inode_close_unused(struct inode_table *t)
-{
-	size_t n;
-
-	inode_seal_all(t);
-	CLEANUP_FREE struct inode **list = inode_collect(t, &n);
-	for (size_t k = 0; list && k < n; k++) {
-		pthread_mutex_lock(&list[k]->lock);
-		if (list[k]->idle)
-			inode_close_content_locked(t, list[k]);
-		pthread_mutex_unlock(&list[k]->lock);
-		inode_put(t, list[k], 1);
-	}
-}
-
-int inode_open_with(struct inode_table *t, struct inode *i, int fd, struct content **ret)
-{
-	int rc = inode_try_open(t, i, fd, ret);
-
-	/* Descriptors or key memory are used up. */
-	if (rc == -EMFILE || rc == -ENFILE || rc == -ENOMEM) {
-		inode_close_unused(t);
-		rc = inode_try_open(t, i, -1, ret);
-	}
-	return rc;
-}
-
 #define SYNC_ONE_BY_ONE 4u /* more files than this are synced by one syncfs */
 
-static void inode_seal_all_locked(struct inode_table *t)
+static void inode_seal_all_locked(struct inode_table *t, bool close_all)
 {
 	size_t n, wanted = 0;
 	CLEANUP_FREE struct inode **list = inode_collect(t, &n);
@@ -398,40 +397,38 @@ static void inode_seal_all_locked(struct inode_table *t)
 	int synced = 0;
 
 	for (size_t k = 0; begun && k < n; k++) {
-		struct inode *i = list[k];
+		struct content *c = inode_hold(list[k]);
 
-		/* An open of ours keeps the content where it is between the two steps. */
-		pthread_mutex_lock(&i->lock);
-		if (i->idle && i->idle_long)
-			inode_close_content_locked(t, i);
-		i->idle_long = true;
-		struct content *c = i->idle ? NULL : i->content;
-		if (c) {
-			inode_not_idle_locked(t, i);
-			i->opens++;
-		}
-		pthread_mutex_unlock(&i->lock);
-		if (c) {
-			atomic_fetch_add(&t->opens, 1);
-			begun[k] = content_seal_begin(c);
-			wanted += begun[k];
-			if (!begun[k])
-				inode_let_go(t, i);
-		}
+		if (!c)
+			continue;
+		begun[k] = content_seal_begin(c);
+		wanted += begun[k];
+		if (begun[k])
+			continue; /* held until it is sealed */
+		atomic_fetch_sub(&list[k]->users, 1);
+		if (!atomic_exchange(&list[k]->used, false) || close_all)
+			inode_close_sealed(t, list[k]);
 	}
 	if (wanted > SYNC_ONE_BY_ONE)
 		synced = volume_synced(t->v, io_syncfs(t->v->fd));
 	for (size_t k = 0; k < n; k++) {
+		struct inode *i = list[k];
+
 		if (begun && begun[k]) {
-			struct content *c = list[k]->content; /* stays: it has an open of ours */
+			struct content *c = i->content;
 			int rc = wanted > SYNC_ONE_BY_ONE ? synced : content_sync(c, true);
 
+			pthread_mutex_lock(&i->lock);
 			content_seal_finish(c, rc);
 			/* The slot's write keeps mtime, but not one that was set meanwhile. */
-			inode_touch(list[k]);
-			inode_let_go(t, list[k]);
+			inode_touch(i);
+			inode_restore_mtime_locked(i);
+			pthread_mutex_unlock(&i->lock);
+			atomic_fetch_sub(&i->users, 1);
+			if (close_all)
+				inode_close_sealed(t, i);
 		}
-		inode_put(t, list[k], 1);
+		inode_put(t, i, 1);
 	}
 }
 
@@ -439,25 +436,40 @@ static void inode_seal_all_locked(struct inode_table *t)
 void inode_seal_all(struct inode_table *t)
 {
 	pthread_mutex_lock(&t->seal_lock);
-	inode_seal_all_locked(t);
+	inode_seal_all_locked(t, false);
 	pthread_mutex_unlock(&t->seal_lock);
 }
 
-void inode_release(struct inode_table *t, struct inode *i)
+/* Makes room for another content. Whoever comes first does it; the others wait only when they get far ahead, or must. */
+static void inode_make_room(struct inode_table *t, bool must)
 {
-	inode_let_go(t, i);
-	unsigned waiting = atomic_load(&t->waiting);
-	if (waiting <= t->waiting_max)
-		return;
-	/* Too many wait for the sealer. Whoever comes first does its work; the others wait only when they get far ahead. */
 	if (pthread_mutex_trylock(&t->seal_lock) != 0) {
-		if (waiting <= 2 * t->waiting_max)
+		if (!must && atomic_load(&t->contents) <= 2 * t->contents_max)
 			return;
 		pthread_mutex_lock(&t->seal_lock);
 	}
-	if (atomic_load(&t->waiting) > t->waiting_max)
-		inode_seal_all_locked(t);
+	if (must || atomic_load(&t->contents) >= t->contents_max)
+		inode_seal_all_locked(t, true);
 	pthread_mutex_unlock(&t->seal_lock);
+}
+
+int inode_open_with(struct inode_table *t, struct inode *i, int fd, struct content **ret)
+{
+	if (atomic_load_explicit(&t->contents, memory_order_relaxed) >= t->contents_max)
+		inode_make_room(t, false);
+	int rc = inode_try_open(t, i, fd, ret);
+	/* Descriptors or key memory are used up. */
+	if (rc == -EMFILE || rc == -ENFILE || rc == -ENOMEM) {
+		inode_make_room(t, true);
+		rc = inode_try_open(t, i, -1, ret);
+	}
+	return rc;
+}
+
+int inode_open(struct inode_table *t, struct inode *i, struct content **ret)
+{
+	*ret = inode_hold(i);
+	return *ret ? 0 : inode_open_with(t, i, -1, ret);
 }
 
 bool inode_await_crowd(struct inode_table *t, size_t crowd)
@@ -518,5 +530,5 @@ size_t inode_nodes(struct inode_table *t, size_t *hand, uint64_t *ret, size_t ma
 
 uint64_t inode_open_files(const struct inode_table *t)
 {
-	return atomic_load(&t->opens);
+	return atomic_load(&t->contents);
 }

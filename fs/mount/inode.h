@@ -4,7 +4,8 @@
  * cannot be used again below. Lock order: seal lock, table lock, then an inode's lock.
  *
  * The kernel keeps mtime of regular files: it takes ours when it first sees the file, and says what it is only when it moves
- * by its own clock. A write that reaches the lower file within the same tick would move it there unseen; so it is put back. */
+ * by its own clock. A write that reaches the lower file within the same tick, or after what the kernel said of it, would move it there
+ * unseen; so it is put back: at once where the kernel has spoken lately, else with the next seal or sync. */
 #pragma once
 #include "store/content.h"
 #include "store/dir.h"
@@ -18,15 +19,14 @@ struct inode {
 	int fd;                /* O_PATH, or as it was made; only to name the object */
 	mode_t type;           /* S_IFMT bits */
 	pthread_mutex_t lock;
-	struct content *content; /* of a regular file, once it was opened; lock */
-	unsigned opens;        /* lock */
-	bool idle;             /* has a content that nobody has open and that needs no seal; lock */
-	bool idle_long;        /* since before the last round of the sealer; lock */
-	bool waiting;          /* has a content that nobody has open and that waits for the sealer; lock */
+	_Atomic(struct content *) content; /* of a regular file that was used lately; changed under lock */
+	atomic_uint users;     /* of content: as long as there are some, it stays */
+	atomic_bool used;      /* since the last round of the sealer */
 	struct dir_id id;      /* of a directory; lock */
 	bool has_id;           /* lock */
 	struct timespec mtime; /* of a regular file, as the kernel has it; lock */
 	bool has_mtime;        /* lock */
+	atomic_uint_fast64_t mtime_told_ns; /* when the kernel last said what mtime is, CLOCK_MONOTONIC */
 	bool bare;             /* made by this worker, and no extended attribute set since; lock */
 	atomic_bool touched;   /* the lower file was written since mtime was set */
 	atomic_uint_fast64_t cached_ns; /* when the kernel last read into its page cache, CLOCK_MONOTONIC */
@@ -45,9 +45,8 @@ struct inode_table {
 	size_t crowd;               /* more than this are too many (relief.c); lock */
 	pthread_cond_t crowded;     /* with lock */
 	bool ending;                /* lock */
-	atomic_uint_fast64_t opens; /* of all */
-	atomic_uint idle, waiting;  /* inodes that are: each has a descriptor more, and key memory */
-	unsigned idle_max, waiting_max;
+	atomic_uint contents;       /* that there are: each has a descriptor, and key memory */
+	unsigned contents_max;
 	atomic_uint_fast64_t name_changes; /* renames, links and unlinks */
 	struct inode *root;
 };
@@ -61,12 +60,14 @@ int inode_get(struct inode_table *t, int fd, const struct stat *st, struct inode
 void inode_put(struct inode_table *t, struct inode *i, uint64_t refs);
 
 int inode_dir_id(struct inode_table *t, struct inode *i, struct dir_id *ret) MUST_CHECK;
-/* Opens the content, counting one open that inode_release gives back. */
+/* The content, for one request: inode_release gives it back. The kernel does not say what is open (ops_file.c); so a content is
+ * opened when it is needed, and closed when it was sealed and not used for a round of the sealer. */
 int inode_open(struct inode_table *t, struct inode *i, struct content **ret) MUST_CHECK;
 /* The same with a descriptor for reading and writing that is there already, and is taken; -1 for none. */
 int inode_open_with(struct inode_table *t, struct inode *i, int fd, struct content **ret) MUST_CHECK;
-/* The content of the last release stays for a while: small files are opened again and again. */
-void inode_release(struct inode_table *t, struct inode *i);
+void inode_release(struct inode *i);
+/* The content if there is one, as inode_open; else NULL. */
+struct content *inode_hold(struct inode *i);
 /* content_rotate, whether it is open or not. fd (borrowed): its file, for reading and writing or O_PATH. */
 int inode_rotate(struct inode_table *t, struct inode *i, int fd) MUST_CHECK;
 /* i was just made in dir, whose lock the kernel holds: attributes come to it only from a default ACL. */
@@ -76,12 +77,14 @@ void inode_mtime(struct inode *i, struct timespec *mtime);
 /* utimensat(2): ts[1] of a regular file is never UTIME_NOW. */
 int inode_set_times(struct inode *i, const struct timespec ts[2]) MUST_CHECK;
 void inode_touch(struct inode *i);
+/* The same after a write by the kernel. */
+void inode_wrote(struct inode *i);
 /* fsync(2), data_only fdatasync(2), of the content that i has open. Where nothing but bytes changed since the last fsync it is
  * an fdatasync below: mtime, which each write moves there, would cost a flush for the lower file system's journal. */
 int inode_sync(struct inode_table *t, struct inode *i, struct content *c, bool data_only) MUST_CHECK;
 /* Told of each change to i's attributes, or with NULL to a name: from then on fsync(2) has more than bytes to sync. */
 void inode_changed(struct inode_table *t, struct inode *i);
-/* Seals what changed since the last time, and closes what nobody has opened since then. */
+/* Seals what changed since the last time, and closes what nobody has used since then. */
 void inode_seal_all(struct inode_table *t);
 /* Calls fn for each inode, with a reference held and no lock. */
 void inode_each(struct inode_table *t, void (*fn)(void *ctx, struct inode *i), void *ctx);
@@ -94,4 +97,5 @@ void inode_end_crowd(struct inode_table *t);
 size_t inode_count(struct inode_table *t);
 size_t inode_nodes(struct inode_table *t, size_t *hand, uint64_t *ret, size_t max, bool *ret_round);
 
+/* That have a content. */
 uint64_t inode_open_files(const struct inode_table *t);

@@ -5,26 +5,42 @@
 #include "mount/worker.h"
 
 #include <getopt.h>
+#include <malloc.h>
 #include <stdio.h>
 #include <string.h>
 
+#define HEAP_STEP (256 << 10) /* the heap grows by this: by pages as it is, it would take a call for each file */
 #define SECRET_HEAP (1u << 22) /* a file key and its MAC key are 128 bytes of it for each open file */
 
 static const char usage[] =
 	"Usage: tdefs-mount --name NAME --store DIR --mountpoint DIR --socket PATH [options]\n"
 	"Serves one tdefs environment over FUSE. Started by tdefsd, which sends the key over the socket.\n\n"
 	"  --threads N            threads that serve requests (4)\n"
+	"  --transport WHICH      device, io_uring or auto: how requests come from the kernel\n"
 	"  --spin-us N            microseconds to look out for the next request before sleeping (0)\n"
 	"  --seal-interval TIME   between two rounds of sealing, as 30s\n"
 	"  --rotate-max-rate N    bytes a second that a rotation of the data may encrypt (0: any)\n"
 	"  --read-only            mount read-only\n"
 	"  --help\n";
 
+static int transport_parse(const char *text, enum transport *ret)
+{
+	static const char *const names[] = {"device", "io_uring", "auto"};
+
+	for (size_t k = 0; k < ARRAY_LEN(names); k++)
+		if (strcmp(text, names[k]) == 0) {
+			*ret = (enum transport)k;
+			return 0;
+		}
+	return -EINVAL;
+}
+
 int main(int argc, char **argv)
 {
 	static const struct option options[] = {{"name", required_argument, NULL, 'n'}, {"store", required_argument, NULL, 's'},
 		{"mountpoint", required_argument, NULL, 'm'}, {"socket", required_argument, NULL, 'S'},
-		{"threads", required_argument, NULL, 't'}, {"spin-us", required_argument, NULL, 'u'}, {"seal-interval", required_argument, NULL, 'i'},
+		{"threads", required_argument, NULL, 't'}, {"transport", required_argument, NULL, 'T'},
+		{"spin-us", required_argument, NULL, 'u'}, {"seal-interval", required_argument, NULL, 'i'},
 		{"rotate-max-rate", required_argument, NULL, 'R'},
 		{"read-only", no_argument, NULL, 'r'}, {"help", no_argument, NULL, 'h'}, {0}};
 	struct worker_arguments a = {.mount = {.threads = 4, .seal_interval_ns = UINT64_C(30000000000)}};
@@ -48,6 +64,12 @@ int main(int argc, char **argv)
 			a.mount.threads = (unsigned)strtoul(optarg, NULL, 10);
 			if (a.mount.threads < 1 || a.mount.threads > 256) {
 				fprintf(stderr, "tdefs-mount: --threads takes 1 to 256, not %s\n", optarg);
+				return 2;
+			}
+			break;
+		case 'T':
+			if (transport_parse(optarg, &a.mount.transport) < 0) {
+				fprintf(stderr, "tdefs-mount: --transport takes auto, device or io_uring, not %s\n", optarg);
 				return 2;
 			}
 			break;
@@ -83,6 +105,7 @@ int main(int argc, char **argv)
 		return 2;
 	}
 	log_open("tdefs-mount", LOG_LEVEL_INFO, false);
+	mallopt(M_TOP_PAD, HEAP_STEP);
 	if (secret_init(SECRET_HEAP) < 0) {
 		log_error("no memory for keys");
 		return 1;

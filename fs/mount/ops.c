@@ -29,18 +29,22 @@ int ops_gate(const struct session *s)
 	return atomic_load_explicit(&s->closed, memory_order_relaxed) ? -EIO : 0;
 }
 
-int ops_attr(struct session *s, struct inode *i, const struct stat *lower, struct stat *ret, double *ret_timeout)
+void ops_attr_begin(struct inode *i)
+{
+	if (S_ISREG(i->type))
+		atomic_store(&i->told_long, true);
+}
+
+int ops_attr(struct session *s, struct inode *i, const struct stat *lower, struct stat *ret)
 {
 	*ret = *lower;
 	ret->st_blksize = BLOCK_SIZE;
-	*ret_timeout = CACHE_TIMEOUT;
 	if (S_ISREG(lower->st_mode)) {
-		pthread_mutex_lock(&i->lock);
-		if (i->opens)
-			*ret_timeout = BUSY_TIMEOUT;
-		atomic_store(&i->told_long, i->opens == 0);
-		ret->st_size = (off_t)(i->content ? content_size(i->content) : extent_plain_size((uint64_t)lower->st_size));
-		pthread_mutex_unlock(&i->lock);
+		struct content *c = inode_hold(i);
+
+		ret->st_size = (off_t)(c ? content_size(c) : extent_plain_size((uint64_t)lower->st_size));
+		if (c)
+			inode_release(i);
 		inode_mtime(i, &ret->st_mtim);
 	} else if (S_ISLNK(lower->st_mode)) {
 		int64_t len = dir_target_len(s->v, i->fd, lower->st_size);
@@ -52,6 +56,19 @@ int ops_attr(struct session *s, struct inode *i, const struct stat *lower, struc
 	return 0;
 }
 
+/* lower was asked before i was known: it may have been written since. */
+static double entry_timeout(struct inode *i)
+{
+	ops_attr_begin(i);
+	struct content *c = inode_hold(i);
+	bool changed = c && content_is_changed(c);
+	if (c)
+		inode_release(i);
+	if (changed)
+		atomic_store(&i->told_long, false);
+	return changed ? BUSY_TIMEOUT : CACHE_TIMEOUT;
+}
+
 int ops_entry(struct session *s, int fd, const struct stat *lower, struct fuse_entry_param *ret)
 {
 	struct inode *i;
@@ -60,7 +77,8 @@ int ops_entry(struct session *s, int fd, const struct stat *lower, struct fuse_e
 	if (rc < 0)
 		return rc;
 	*ret = (struct fuse_entry_param){.ino = (uintptr_t)i, .entry_timeout = CACHE_TIMEOUT};
-	rc = ops_attr(s, i, lower, &ret->attr, &ret->attr_timeout);
+	ret->attr_timeout = entry_timeout(i);
+	rc = ops_attr(s, i, lower, &ret->attr);
 	if (rc < 0)
 		inode_put(&s->inodes, i, 1);
 	return rc;

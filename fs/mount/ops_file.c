@@ -1,5 +1,9 @@
 /* ops_file: the bytes of regular files. Nothing is held across a reply.
  *
+ * The kernel is told that open is not needed (ENOSYS, once), and then sends neither OPEN nor RELEASE: both cost more than all that
+ * a small file takes otherwise. There is no state of an open file here: the kernel checks permissions, O_DIRECT comes with each
+ * request, and a content is opened when it is first needed (inode.h). So a damaged file can be opened, and not read.
+ *
  * The kernel's write-back cache does the caching, and with it O_APPEND: writes arrive at their offset. O_DIRECT is the
  * kernel's too: such requests pass its page cache by and stay coherent with it and with mappings. */
 #include "mount/session.h"
@@ -60,46 +64,16 @@ static bool file_cached_lately(struct inode *i)
 /* After a change to the bytes of i: mtime, and how many blocks there are. */
 static void file_changed(struct session *s, fuse_ino_t ino, struct inode *i)
 {
-	inode_touch(i);
+	inode_wrote(i);
 	if (atomic_load_explicit(&i->told_long, memory_order_relaxed) && atomic_exchange(&i->told_long, false))
 		(void)fuse_lowlevel_notify_inval_inode(s->se, ino, -1, 0); /* attributes only: waits for nothing */
 }
 
-static struct content *file_content(const struct fuse_file_info *fi)
-{
-	return (struct content *)(uintptr_t)fi->fh;
-}
-
-static void file_reply_open(fuse_req_t req, struct session *s, struct inode *i, struct content *c, struct fuse_file_info *fi,
-	const struct fuse_entry_param *created)
-{
-	fi->fh = (uintptr_t)c;
-	fi->keep_cache = 1;
-	fi->noflush = 1;
-	if ((created ? fuse_reply_create(req, created, fi) : fuse_reply_open(req, fi)) < 0) {
-		/* The caller was interrupted: no release and no forget will come. */
-		inode_release(&s->inodes, i);
-		if (created)
-			inode_put(&s->inodes, i, 1);
-	}
-}
-
 static void file_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
-	struct session *s = ops_session(req);
-	struct inode *i = ops_inode(s, ino);
-	struct content *c;
-	int rc = ops_gate(s);
-
-	if (rc == 0)
-		rc = inode_open(&s->inodes, i, &c);
-	if (rc < 0) {
-		ops_reply_error(req, rc);
-		return;
-	}
-	if (device_kill_privileges())
-		ops_kill_privileges(req, i);
-	file_reply_open(req, s, i, c, fi, NULL);
+	(void)ino;
+	(void)fi;
+	fuse_reply_err(req, ENOSYS);
 }
 
 /* A new file, or the one that has the name already (then O_PATH). name NULL: one without a name. */
@@ -152,30 +126,33 @@ static void file_create(fuse_req_t req, fuse_ino_t parent, const char *name, mod
 		ops_reply_error(req, rc);
 		return;
 	}
+	inode_release(i);
 	e.attr_timeout = BUSY_TIMEOUT;
 	atomic_store(&i->told_long, false);
-	file_reply_open(req, s, i, c, fi, &e);
-}
-
-static void file_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
-{
-	struct session *s = ops_session(req);
-
-	(void)fi;
-	inode_release(&s->inodes, ops_inode(s, ino));
-	fuse_reply_err(req, 0);
+	fi->keep_cache = 1;
+	/* Less than 0: the caller was interrupted, and no forget will come. */
+	if (fuse_reply_create(req, &e, fi) < 0)
+		inode_put(&s->inodes, i, 1);
 }
 
 static void file_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi)
 {
 	struct session *s = ops_session(req);
-	char *buf = buffer_get(size);
-	ssize_t n = buf ? ops_gate(s) : -ENOMEM;
+	struct inode *i = ops_inode(s, ino);
+	char *buf = ring_reply_memory(size);
+	struct content *c;
 
-	file_note_cached(ops_inode(s, ino), fi);
+	if (!buf)
+		buf = buffer_get(size);
+	ssize_t n = buf ? ops_gate(s) : -ENOMEM;
+	file_note_cached(i, fi);
 	if (n == 0)
-		n = content_read(file_content(fi), buf, size, (uint64_t)off);
-	if (n == 0 || n > 0)
+		n = inode_open(&s->inodes, i, &c);
+	if (n == 0) {
+		n = content_read(c, buf, size, (uint64_t)off);
+		inode_release(i);
+	}
+	if (n >= 0)
 		n = ops_gate(s) < 0 ? -EIO : n;
 	if (n < 0)
 		ops_reply_error(req, (int)n);
@@ -187,9 +164,14 @@ static void file_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t s
 {
 	struct session *s = ops_session(req);
 	struct inode *i = ops_inode(s, ino);
-	int rc = content_write(file_content(fi), buf, size, (uint64_t)off);
+	struct content *c;
+	int rc = inode_open(&s->inodes, i, &c);
 
-	file_changed(s, ino, i);
+	if (rc == 0) {
+		rc = content_write(c, buf, size, (uint64_t)off);
+		file_changed(s, ino, i);
+		inode_release(i);
+	}
 	if (rc < 0) {
 		ops_reply_error(req, rc);
 		return;
@@ -205,29 +187,45 @@ static void file_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t s
 static void file_fsync(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_file_info *fi)
 {
 	struct session *s = ops_session(req);
+	struct inode *i = ops_inode(s, ino);
+	struct content *c;
+	int rc = inode_open(&s->inodes, i, &c);
 
-	ops_reply_error(req, inode_sync(&s->inodes, ops_inode(s, ino), file_content(fi), datasync));
+	(void)fi;
+	if (rc == 0) {
+		rc = inode_sync(&s->inodes, i, c, datasync);
+		inode_release(i);
+	}
+	ops_reply_error(req, rc);
 }
 
 static void file_fallocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t off, off_t len, struct fuse_file_info *fi)
 {
-	/* The kernel cleared suid and sgid with a SETATTR where the caller may not keep them. */
-	int rc = content_allocate(file_content(fi), mode, (uint64_t)off, (uint64_t)len);
+	struct session *s = ops_session(req);
+	struct inode *i = ops_inode(s, ino);
+	struct content *c;
+	int rc = inode_open(&s->inodes, i, &c);
 
-	file_changed(ops_session(req), ino, ops_inode(ops_session(req), ino));
+	(void)fi;
+	/* The kernel cleared suid and sgid with a SETATTR where the caller may not keep them. */
+	if (rc == 0) {
+		rc = content_allocate(c, mode, (uint64_t)off, (uint64_t)len);
+		file_changed(s, ino, i);
+		inode_release(i);
+	}
 	ops_reply_error(req, rc);
 }
 
 static void file_lseek(fuse_req_t req, fuse_ino_t ino, off_t off, int whence, struct fuse_file_info *fi)
 {
-	deferred_seek(ops_session(req), req, ino, file_content(fi), (uint64_t)off, whence);
+	(void)fi;
+	deferred_seek(ops_session(req), req, ino, (uint64_t)off, whence);
 }
 
 void ops_file(struct fuse_lowlevel_ops *ops)
 {
 	ops->open = file_open;
 	ops->create = file_create;
-	ops->release = file_release;
 	ops->read = file_read;
 	ops->write = file_write;
 	ops->fsync = file_fsync;

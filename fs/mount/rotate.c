@@ -103,7 +103,7 @@ static int rotate_open(struct rotate *r, int fd, const struct stat *st, struct i
 
 static void rotate_close(struct rotate *r, struct inode *i)
 {
-	inode_release(&r->session->inodes, i);
+	inode_release(i);
 	inode_put(&r->session->inodes, i, 1);
 }
 

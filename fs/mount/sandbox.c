@@ -148,7 +148,7 @@ void sandbox_enter(const char *store)
 		SCMP_SYS(fcntl), SCMP_SYS(faccessat), SCMP_SYS(faccessat2), SCMP_SYS(name_to_handle_at), SCMP_SYS(open_by_handle_at),
 		/* /dev/fuse, the socket */
 		SCMP_SYS(ioctl), SCMP_SYS(splice), SCMP_SYS(vmsplice), SCMP_SYS(pipe2), SCMP_SYS(accept4), SCMP_SYS(getsockopt), SCMP_SYS(shutdown),
-		SCMP_SYS(dup), SCMP_SYS(dup3), SCMP_SYS(eventfd2),
+		SCMP_SYS(dup), SCMP_SYS(dup3), SCMP_SYS(eventfd2), SCMP_SYS(io_uring_enter),
 		/* threads, memory, time, chance */
 		SCMP_SYS(madvise), SCMP_SYS(mremap), SCMP_SYS(mincore), SCMP_SYS(mlock), SCMP_SYS(munlock), SCMP_SYS(tgkill),
 		SCMP_SYS(sched_yield), SCMP_SYS(sched_getaffinity), SCMP_SYS(sched_setaffinity), SCMP_SYS(getcpu), SCMP_SYS(prctl),

@@ -58,7 +58,7 @@ static int scrubber_with(void *ctx, int fd, const struct stat *st, int (*fn)(voi
 	rc = inode_open(inodes, i, &c);
 	if (rc == 0) {
 		rc = fn(arg, c);
-		inode_release(inodes, i);
+		inode_release(i);
 	}
 	inode_put(inodes, i, 1);
 	return rc;

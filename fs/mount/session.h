@@ -2,17 +2,19 @@
 #pragma once
 #define FUSE_USE_VERSION 314
 #include "mount/inode.h"
+#include "mount/ring.h"
 #include "mount/rotate.h"
 
 #include <fuse_lowlevel.h>
 
-/* The store belongs to this worker alone, so the kernel may believe what it was told for a day; but not how many blocks a file has
- * that somebody writes: that count it does not keep itself. Seconds. */
+/* The store belongs to this worker alone, so the kernel may believe what it was told for a day; BUSY: but for how many blocks a file
+ * has, which it does not count itself. Seconds. */
 #define CACHE_TIMEOUT 86400.0
 #define BUSY_TIMEOUT 1.0
 
 struct mount_options {
 	unsigned threads;           /* that serve requests */
+	enum transport { TRANSPORT_DEVICE, TRANSPORT_URING, TRANSPORT_AUTO } transport;
 	unsigned spin_us;           /* how long one of them looks out for the next before it sleeps */
 	uint64_t seal_interval_ns;  /* between two rounds of the sealer */
 	bool read_only;
@@ -28,6 +30,7 @@ struct deferred {
 	pthread_cond_t changed;
 	struct deferred_job *head, **tail; /* in order of arrival; lock */
 	bool stop;                     /* lock */
+	unsigned held;                 /* jobs whose requests wait; lock */
 };
 
 /* relief.c. */
@@ -44,6 +47,7 @@ struct session {
 	const char *name;   /* borrowed */
 	struct fuse_session *se;
 	int device;         /* /dev/fuse; se closes it */
+	struct ring *ring;  /* NULL: requests come through device alone */
 	struct rotate rotate;
 	atomic_uint_fast64_t requests; /* from the kernel */
 	struct deferred deferred;
@@ -63,8 +67,10 @@ struct session *ops_session(fuse_req_t req);
 struct inode *ops_inode(struct session *s, fuse_ino_t ino);
 /* -EIO once a lock is under way. */
 int ops_gate(const struct session *s) MUST_CHECK;
-/* ret_timeout: how many seconds the kernel may believe it. */
-int ops_attr(struct session *s, struct inode *i, const struct stat *lower, struct stat *ret, double *ret_timeout) MUST_CHECK;
+/* What the kernel is told of i, which it may believe for CACHE_TIMEOUT; begin comes before lower is asked, so that it hears of what
+ * changes from there on (ops_file.c). */
+void ops_attr_begin(struct inode *i);
+int ops_attr(struct session *s, struct inode *i, const struct stat *lower, struct stat *ret) MUST_CHECK;
 int ops_entry(struct session *s, int fd, const struct stat *lower, struct fuse_entry_param *ret) MUST_CHECK;
 /* Who a new object in dir belongs to: setgid inheritance, umask unless a default ACL stands for it. */
 int ops_owner(struct session *s, fuse_req_t req, struct inode *dir, mode_t mode, struct dir_owner *ret) MUST_CHECK;
@@ -78,6 +84,7 @@ void ops_kill_privileges(fuse_req_t req, struct inode *i);
 int device_open(struct session *s) MUST_CHECK;
 /* Of the request that this thread is serving: whether it asks to clear suid and sgid (FUSE_HANDLE_KILLPRIV_V2), and whether
  * what libfuse calls a create is one without a name (O_TMPFILE). */
+void device_serve(void *ctx, void *request, size_t len);
 bool device_kill_privileges(void);
 bool device_tmpfile(void);
 int device_loop(struct session *s) MUST_CHECK;
@@ -92,5 +99,5 @@ void relief_end(struct session *s);
 /* deferred.c: started before there are requests, ended when there are no more. seek and written: req is answered later. */
 int deferred_start(struct session *s) MUST_CHECK;
 void deferred_end(struct session *s);
-void deferred_seek(struct session *s, fuse_req_t req, fuse_ino_t ino, struct content *content, uint64_t off, int whence);
+void deferred_seek(struct session *s, fuse_req_t req, fuse_ino_t ino, uint64_t off, int whence);
 void deferred_written(struct session *s, fuse_req_t req, fuse_ino_t ino, uint64_t off, size_t len);

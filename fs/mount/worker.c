@@ -127,7 +127,7 @@ static int worker_start(struct worker *w, struct link_message *m)
 		snprintf(m->text, sizeof(m->text), "%s", rc == -EALREADY ? "it is mounted already" : worker_open_error(rc));
 		return rc;
 	}
-	w->session = (struct session){.v = w->v, .options = a->mount, .name = a->name, .device = TAKE_FD(w->device)};
+	w->session = (struct session){.v = w->v, .options = a->mount, .name = a->name, .device = TAKE_FD(w->device), .ring = w->ring};
 	rc = inode_table_init(&w->session.inodes, w->v);
 	if (rc == 0)
 		rc = deferred_start(&w->session);
@@ -329,6 +329,21 @@ static enum served worker_serve(struct worker *w, int fd, struct link_message *m
 	return link_send(fd, m) < 0 ? SERVED_CLOSE : SERVED_STAY;
 }
 
+static void worker_prepare_ring(struct worker *w)
+{
+	const struct worker_arguments *a = w->arguments;
+	int rc = -ENOTSUP;
+
+	if (a->mount.transport == TRANSPORT_DEVICE)
+		return;
+	if (ring_offered())
+		rc = ring_new(w->device, DEVICE_REQUEST_MAX, a->mount.threads, device_serve, &w->session, &w->ring);
+	if (rc == -ENOTSUP && a->mount.transport == TRANSPORT_URING)
+		log_warn("%s: requests come through /dev/fuse: FUSE over io_uring needs Linux 6.14, and Y in %s", a->name, RING_PARAMETER);
+	else if (rc < 0 && rc != -ENOTSUP)
+		log_warn("%s: requests come through /dev/fuse: io_uring: %s", a->name, strerror(-rc));
+}
+
 /* The place that holds only once, before any key: what the rest needs is open, and the sandbox is shut. */
 static int worker_prepare(struct worker *w, int *ret_listener, int *ret_signals)
 {
@@ -368,6 +383,7 @@ static int worker_prepare(struct worker *w, int *ret_listener, int *ret_signals)
 	w->order_done = eventfd(0, EFD_CLOEXEC);
 	if (*ret_signals < 0 || w->loop_ended < 0 || w->order_done < 0)
 		return -errno;
+	worker_prepare_ring(w);
 	scorch_prepare();
 	sandbox_enter(a->store);
 	return 0;

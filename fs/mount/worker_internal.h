@@ -12,6 +12,7 @@ struct worker {
 	struct mounter mounter;
 	struct session session;
 	int device;         /* /dev/fuse, until the session has it */
+	struct ring *ring;
 	pthread_t loop, sealer;
 	int loop_ended;     /* eventfd */
 

@@ -245,7 +245,7 @@ int content_open(struct volume *v, int fd_arg, struct content **ret)
 	return 0;
 }
 
-static bool content_has_name(const struct content *c)
+bool content_has_name(const struct content *c)
 {
 	struct stat st;
 
@@ -274,11 +274,6 @@ void content_close(struct content *c)
 	pthread_mutex_destroy(&c->crypto_lock);
 	util_closep(&c->fd);
 	free(c);
-}
-
-void content_rest(struct content *c)
-{
-	content_crypto_drop(c);
 }
 
 int content_fd(const struct content *c)
@@ -479,10 +474,8 @@ int content_settle(struct content *c, uint64_t end)
 
 bool content_is_changed(struct content *c)
 {
-	pthread_mutex_lock(&c->state_lock);
-	bool changed = c->changed || c->sealing_now;
-	pthread_mutex_unlock(&c->state_lock);
-	return changed;
+	/* In this order: a seal says that it is under way before nothing counts as changed, and is over after. */
+	return atomic_load(&c->changed) || atomic_load(&c->sealing_now);
 }
 
 bool content_seal_begin(struct content *c)

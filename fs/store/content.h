@@ -24,8 +24,7 @@ int content_open(struct volume *v, int fd, struct content **ret) MUST_CHECK;
 /* Does not sync, and leaves a file without a name as it is. NULL is fine. */
 void content_close(struct content *c);
 int content_fd(const struct content *c);
-/* Gives up what only speed needs, until it is needed again; nobody may be using c. */
-void content_rest(struct content *c);
+bool content_has_name(const struct content *c);
 
 uint64_t content_size(const struct content *c);
 /* Bytes read, 0 at or past the end. */

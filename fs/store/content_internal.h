@@ -26,9 +26,9 @@ struct content {
 	bool slot_dirty;         /* state_lock: differs from the disk in what need not be durable */
 	uint8_t sealing[SLOT_BITMAP_SIZE]; /* state_lock: marks that the seal under way will clear */
 	uint64_t sealing_blocks; /* state_lock: what it will call sealed */
-	bool sealing_now;        /* state_lock */
+	atomic_bool sealing_now; /* changed under state_lock, as changed */
 	unsigned mark_run;       /* state_lock: regions marked at once; doubles while marks keep coming */
-	bool changed;            /* state_lock: since the last seal */
+	atomic_bool changed;     /* since the last seal */
 	uint64_t unsure;         /* state_lock: from this block on, a cut may bring back what was cut off or made a hole; UINT64_MAX: none */
 	struct gaps gaps, gaps_before; /* state_lock: C5; before: as the last seal found them */
 	const struct journal_part *over; /* nothing may be written to a crashed store: what its journal would have applied */

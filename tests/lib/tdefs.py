@@ -210,7 +210,8 @@ class Worker:
     """One bare worker, driven over its socket without a keeper. Its store is made at the first start."""
 
     def __init__(self, base, name="env", store=None, mountpoint=None, arguments=()):
-        self.name, self.base, self.arguments = name, base, list(arguments)
+        self.name, self.base = name, base
+        self.arguments = ["--transport", os.environ.get("TDEFS_TRANSPORT", "device")] + list(arguments)
         self.store = store or os.path.join(base, name + ".store")
         self.mnt = mountpoint or os.path.join(base, name + ".mnt")
         self.socket = os.path.join(base, name + ".sock")

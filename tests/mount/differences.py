@@ -123,6 +123,24 @@ def times(mnt):
     equal(os.stat(mnt + "/t").st_mtime, 15032385540, "the time that was set")
 
 
+def damaged(worker):
+    """Its header: the file opens, and gives nothing."""
+    tdefs.allow_in_log("refused:", "do not verify")
+    make(worker.mnt + "/damaged", b"d" * 10000)
+    inode = os.stat(worker.mnt + "/damaged").st_ino
+    worker.stop()
+    lower, = [os.path.join(folder, f) for folder, _, files in os.walk(worker.store) for f in files
+              if os.stat(os.path.join(folder, f)).st_ino == inode]
+    with open(lower, "r+b") as f:
+        f.seek(100)
+        f.write(b"changed")
+    worker.start()
+    fd = os.open(worker.mnt + "/damaged", os.O_RDWR)
+    equal((call(os.read, fd, 10), call(os.ftruncate, fd, 5)), ("EIO", "EIO"), "a damaged file")
+    os.close(fd)
+    os.unlink(worker.mnt + "/damaged")
+
+
 def full(worker, lower):
     """On a full disk errors come late, but they come; what was allocated and what was synced is there."""
     mnt = worker.mnt
@@ -156,6 +174,7 @@ def main():
     base = tdefs.scratch()
     worker = tdefs.Worker(base).start()
     os.chmod(worker.mnt, 0o755)
+    damaged(worker)
     for row in (calls, handles, sizes, attributes, times):
         row(worker.mnt)
         print(row.__name__)

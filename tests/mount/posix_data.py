@@ -73,14 +73,17 @@ def direct_beside_cached(d):
     threads = [threading.Thread(target=reader) for _ in range(3)]
     for t in threads:
         t.start()
-    for turn in range(1, 150):
+    for turn in range(1, 156):
+        if turn == 150:
+            stop.set()
+            for t in threads:
+                t.join()
+        if turn >= 150:             # and again once they have rested for long
+            time.sleep(turn % 2 * 1.1)
         pieces = [(buffer(n, bytes([turn])), n * k) for k in range(parts)]
         for got in aio.write(fd, pieces):
             tdefs.equal(got, n, "an asynchronous write")
         stale += os.pread(cached, n * parts, 0) != bytes([turn]) * (n * parts)
-    stop.set()
-    for t in threads:
-        t.join()
     aio.end()
     os.close(fd)
     os.close(cached)

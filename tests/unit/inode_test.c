@@ -84,7 +84,7 @@ static void *look_up_again(void *arg)
 	if (f->opened == 0) {
 		f->got = content_read(c, buf, sizeof(buf), BLOCK_SIZE);
 		f->wrote = content_write(c, "again", 5, 0);
-		inode_release(&f->t, i);
+		inode_release(i);
 	}
 	pthread_mutex_lock(&f->lock);
 	f->done = true;
@@ -110,7 +110,7 @@ static void inode_forgotten_while_looked_up_has_one_content(void **state)
 	assert_int_equal(inode_open(&f.t, i, &c), 0);
 	assert_int_equal(content_truncate(c, 100 * BLOCK_SIZE), 0);
 	assert_int_equal(content_write(c, "end", 3, 99 * BLOCK_SIZE), 0);
-	inode_release(&f.t, i);
+	inode_release(i);
 	f.closer = pthread_self();
 	io_set_hook(&(struct io_hook){.before = slow_slot, .ctx = &f});
 	assert_int_equal(pthread_create(&other, NULL, look_up_again, &f), 0);
@@ -127,7 +127,7 @@ static void inode_forgotten_while_looked_up_has_one_content(void **state)
 	assert_int_equal(content_read(c, buf, 5, 0), 5);
 	assert_string_equal(buf, "again");
 	assert_int_equal(content_read(c, buf, 5, 50 * BLOCK_SIZE), 5);
-	inode_release(&f.t, i);
+	inode_release(i);
 	inode_put(&f.t, i, 1);
 	fixture_end(&f);
 }
@@ -151,7 +151,7 @@ static void inode_sealed_while_times_are_set_keeps_them(void **state)
 	assert_int_equal(inode_open(&f.t, i, &c), 0);
 	assert_int_equal(content_write(c, "x", 1, 0), 0);
 	inode_touch(i);
-	inode_release(&f.t, i);
+	inode_release(i);
 	assert_int_equal(fstatat(i->fd, "", &st, AT_EMPTY_PATH), 0);
 	/* Whoever looks before it is put back is told the same as before. */
 	told = st.st_mtim;
@@ -212,7 +212,7 @@ static void inode_fsync_syncs_attributes_only_where_they_changed(void **state)
 	assert_int_equal(inode_sync(&f.t, i, c, true), 0);
 	assert_int_equal(n.whole, 3);
 	io_set_hook(NULL);
-	inode_release(&f.t, i);
+	inode_release(i);
 	inode_put(&f.t, i, 1);
 	fixture_end(&f);
 }
@@ -228,18 +228,80 @@ static void inode_idle_content_stays_until_the_second_seal(void **state)
 	content_close(c);
 	struct inode *i = fixture_lookup(&f, "f");
 	assert_int_equal(inode_open(&f.t, i, &c), 0);
-	inode_release(&f.t, i);
+	inode_release(i);
 	assert_ptr_equal(i->content, c);
 	inode_seal_all(&f.t);
 	assert_int_equal(inode_open(&f.t, i, &again), 0);
 	assert_ptr_equal(again, c);
-	inode_release(&f.t, i);
+	inode_release(i);
 	inode_seal_all(&f.t);
 	assert_non_null(i->content);
 	inode_seal_all(&f.t);
 	assert_null(i->content);
-	assert_int_equal(f.t.idle, 0);
+	assert_int_equal(inode_open_files(&f.t), 0);
 	inode_put(&f.t, i, 1);
+	fixture_end(&f);
+}
+
+/* Nothing else would know what its slot has to say. */
+static void inode_content_in_use_or_without_name_stays(void **state)
+{
+	struct content *c, *again;
+	struct fixture f;
+
+	(void)state;
+	fixture_begin(&f);
+	assert_int_equal(store_file(f.v, "f", true, &c), 0);
+	content_close(c);
+	struct inode *i = fixture_lookup(&f, "f");
+	assert_int_equal(inode_open(&f.t, i, &c), 0);
+	for (int k = 0; k < 4; k++)
+		inode_seal_all(&f.t);
+	assert_ptr_equal(i->content, c);
+	inode_release(i);
+	struct dir_id id = store_root_id(f.v);
+	assert_int_equal(dir_unlink(f.v, f.v->root_fd, &id, "f"), 0);
+	for (int k = 0; k < 4; k++)
+		inode_seal_all(&f.t);
+	assert_int_equal(inode_open(&f.t, i, &again), 0);
+	assert_ptr_equal(again, c);
+	inode_release(i);
+	inode_put(&f.t, i, 1);
+	assert_int_equal(inode_open_files(&f.t), 0);
+	fixture_end(&f);
+}
+
+/* Far more than may be held at once, half of them changed: some are sealed and closed to make room, none is lost. */
+static void inode_contents_make_room_for_others(void **state)
+{
+	enum { FILES = 200, HELD = 16 };
+	struct inode *i[FILES];
+	struct content *c;
+	struct fixture f;
+	char name[8], buf[8];
+
+	(void)state;
+	fixture_begin(&f);
+	f.t.contents_max = HELD;
+	for (int k = 0; k < FILES; k++) {
+		snprintf(name, sizeof(name), "%d", k);
+		assert_int_equal(store_file(f.v, name, true, &c), 0);
+		content_close(c);
+		i[k] = fixture_lookup(&f, name);
+		assert_int_equal(inode_open(&f.t, i[k], &c), 0);
+		if (k % 2)
+			assert_int_equal(content_write(c, name, sizeof(name), 0), 0);
+		inode_release(i[k]);
+		assert_in_range(inode_open_files(&f.t), 1, HELD);
+	}
+	for (int k = 0; k < FILES; k++) {
+		snprintf(name, sizeof(name), "%d", k);
+		assert_int_equal(inode_open(&f.t, i[k], &c), 0);
+		assert_int_equal(content_read(c, buf, sizeof(buf), 0), k % 2 ? (int)sizeof(buf) : 0);
+		assert_true(k % 2 == 0 || strcmp(buf, name) == 0);
+		inode_release(i[k]);
+		inode_put(&f.t, i[k], 1);
+	}
 	fixture_end(&f);
 }
 
@@ -250,6 +312,8 @@ int main(void)
 		cmocka_unit_test(inode_sealed_while_times_are_set_keeps_them),
 		cmocka_unit_test(inode_fsync_syncs_attributes_only_where_they_changed),
 		cmocka_unit_test(inode_idle_content_stays_until_the_second_seal),
+		cmocka_unit_test(inode_content_in_use_or_without_name_stays),
+		cmocka_unit_test(inode_contents_make_room_for_others),
 	};
 
 	return cmocka_run_group_tests_name("inode", tests, NULL, NULL);
