@@ -129,6 +129,7 @@ except OSError:
     pass
 die()
 forgotten(env)                                      # what is refused holds nothing up
+equal(keeper.json("env", "show", "env")["in_flux"], "", "the state")
 
 print("a directory that cannot be read holds it up, until a repair")
 below = lower(mnt + "/a")
@@ -143,6 +144,8 @@ before = len(keeper.log())
 die()
 wait_for(lambda: "not everything could be looked at" in keeper.log()[before:], "the word on it")
 check(header(env)[0] != [], "the unclean end is kept in mind")
+wait_for(lambda: keeper.json("env", "show", "env")["in_flux"] == "kept", "the state")
+check('tdefs_in_flux{environment="env"} 1\n' in keeper.keyctl("status", "--metrics").stdout, "a metric")
 env.stop()
 check(header(env)[0] != [], "and over a clean end")
 run(BIN + "/tdefs-fsck", env.store, "--key-from", keeper.socket, "--repair", "--yes", ok=(0, 1))
