@@ -4,7 +4,8 @@
  *     crash_state BASE LOG KEYFILE SEED FROM STORE PLAIN [PLANT]
  *
  * The cut is taken at random after the first FROM bytes of the log. Prints the bytes of the log before the cut, the number of blocks
- * re-sealed and how the state was made. Exit status 1 when anything was refused. PLANT names a bug of plant.c. */
+ * re-sealed and how the state was made. Exit status 1 when anything was refused. PLANT names a bug of plant.c. With - as PLAIN the
+ * state is built and left as it is. */
 #include "plant.h"
 #include "../tools/key_file.h"
 
@@ -123,6 +124,11 @@ int main(int argc, char **argv)
 	s.cut = first + crash_below(&seed, r.count - first + 1);
 	s.seed = crash_random(&seed);
 	state_build(&r, argv[6], &s);
+	if (strcmp(argv[7], "-") == 0) {
+		state_done(&s);
+		record_free(&r);
+		return 0;
+	}
 	uint64_t before = s.cut ? r.log_ends[s.cut - 1] : 0;
 	int rc = volume_open(argv[6], &key, &options, &v);
 	check(rc, "cannot open", argv[6]);

@@ -1,7 +1,8 @@
 #!/usr/bin/python3
 """SQLite and PostgreSQL commit on a real mount while every change below is recorded; crash states are built from the records, verified
 block by block, and each engine's own check is run on what it finds there: every commit that was acknowledged before the power went
-has to be there. Some states are read by the independent Python reader, mounted and scrubbed, too."""
+has to be there. To some states tdefs-fsck is put as the crash left them; some are read by the independent Python reader, mounted and
+scrubbed, too."""
 import os
 import random
 import shutil
@@ -9,7 +10,7 @@ import sqlite3
 import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../lib"))
-from tdefs import *
+from keys import *
 
 TOOLS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../tools")
 # TDEFS_STATES: so many of PostgreSQL, and as many times more of SQLite as in the normal run.
@@ -17,6 +18,7 @@ STATES = {"sqlite": 150, "postgresql": 16}
 wanted = int(os.environ.get("TDEFS_STATES") or (500 if LONG else STATES["postgresql"]))
 STATES = {engine: n * wanted // STATES["postgresql"] for engine, n in STATES.items()}
 SLOW_EACH = 50                                      # of SQLite's states: reader, mount, scrub
+FSCK_EACH = 10
 seed = random.randrange(1 << 32)
 print("seed", seed)
 random.seed(seed)
@@ -40,6 +42,15 @@ class Recorded(Worker):
         return os.stat(self.record).st_size
 
 
+def store_of(name):
+    """A store that a tdefsd made: its platform key opens it for tdefs-fsck."""
+    env = Environment(tenant, name).start()
+    env.stop()
+    with open(os.path.join(base, name + ".key"), "w") as f:
+        f.write(tenant.environment_key(env.store).hex())
+    return env.store
+
+
 class States:
     """Crash states of a recording, one at a time."""
 
@@ -47,11 +58,21 @@ class States:
         self.worker, self.first, self.store, self.plain = worker, first, memory + "/store", memory + "/plain"
         self.resealed = self.loose = 0
 
-    def build(self, number, *plant):
+    def make(self, number, plain, *plant):
         for path in (self.store, self.plain):
             shutil.rmtree(path, ignore_errors=True)
-        done = run(TEST_BIN + "/crash_state", self.worker.before, self.worker.record, self.worker.key, number, self.first, self.store,
-                   self.plain, *plant, ok=None)
+        return run(TEST_BIN + "/crash_state", self.worker.before, self.worker.record, self.worker.key, number, self.first, self.store,
+                   plain, *plant, ok=None)
+
+    def fsck(self, number, *repair):
+        """The state as the crash leaves it, and the program."""
+        done = self.make(number, "-")
+        equal(done.returncode, 0, "crash state %d of %s: %s" % (number, self.worker.name, done.stdout))
+        run(BIN + "/tdefs-fsck", self.store, "--key-from", tenant.state + "/platform.key", *repair)
+        run(BIN + "/tdefs-fsck", self.store, "--key-from", tenant.state + "/platform.key")
+
+    def build(self, number, *plant):
+        done = self.make(number, self.plain, *plant)
         check(done.returncode == 0, "crash state %d of %s: %s" % (number, self.worker.name, done.stdout))
         words = done.stdout.split()
         self.resealed += int(words[1])
@@ -67,7 +88,7 @@ def promised(acknowledged, cut):
 
 def record_sqlite():
     # So short that on a fast machine, too, files are sealed between two commits, and intents needed.
-    env = Recorded(base, "sqlite", arguments=["--seal-interval", "5ms"]).start()
+    env = Recorded(base, "sqlite", store=store_of("sqlite"), arguments=["--seal-interval", "5ms"]).start()
     acknowledged, first = [], None
     for name, journal in (("wal", "WAL"), ("rollback", "DELETE")):
         db = sqlite3.connect(env.mnt + "/" + name, isolation_level=None)
@@ -114,6 +135,8 @@ def sqlite_states():
     env, acknowledged, first = record_sqlite()
     states = States(env, first)
     for number in range(STATES["sqlite"]):
+        if number % FSCK_EACH == 0:
+            states.fsck(number, *["--repair", "--yes"][:number // FSCK_EACH % 2 * 2])
         cut, where = states.build(number)
         slow = number % SLOW_EACH == 0
         if slow:
@@ -142,13 +165,14 @@ def postgres(*argv, **more):
 
 
 def record_postgresql():
-    env = Worker(base, "postgresql", arguments=["--seal-interval", "200ms"]).start()
+    store = store_of("postgresql")
+    env = Worker(base, "postgresql", store=store, arguments=["--seal-interval", "200ms"]).start()
     data = env.mnt + "/data"
     os.mkdir(data)
     shutil.chown(data, "postgres")
     postgres("initdb", "-D", data, "-k", "--no-sync", "--locale=C")
     env.stop()
-    env = Recorded(base, "postgresql", arguments=["--seal-interval", "200ms"]).start()
+    env = Recorded(base, "postgresql", store=store, arguments=["--seal-interval", "200ms"]).start()
     settings = "-c listen_addresses='' -c unix_socket_directories=%s -c max_wal_size=64MB -c checkpoint_timeout=30s" % sockets
     postgres("pg_ctl", "-D", data, "-w", "-l", sockets + "/log", "-o", settings, "start", stdout=subprocess.DEVNULL)
     with open(data + "/postmaster.pid") as f:
@@ -181,6 +205,8 @@ def postgresql_states():
     env, acknowledged, first = record_postgresql()
     states = States(env, first)
     for number in range(STATES["postgresql"]):
+        if number % FSCK_EACH < 2:
+            states.fsck(number, *["--repair", "--yes"][:number % 2 * 2])
         cut, where = states.build(number)
         data = states.plain + "/data"
         run("chown", "-R", "postgres", data)
@@ -201,6 +227,7 @@ def postgresql_states():
         STATES["postgresql"], states.loose, len(acknowledged), states.resealed))
 
 
+tenant = Tenant(base).start()
 sqlite_states()
 need("initdb", "pg_ctl", "psql", "pg_checksums")
 sockets = tempfile.mkdtemp(prefix="tdefs-pg-")

@@ -116,7 +116,7 @@ def lower(path):
 print("from then on nothing is excused, and the next unclean end is one epoch")
 die()
 forgotten(env)
-check("everything was looked at" in keeper.log(), "the log says so")
+wait_for(lambda: "everything was looked at" in keeper.log(), "the word on it")
 below = lower(mnt + "/a/file")
 env.stop()
 with open(below, "r+b") as f:
