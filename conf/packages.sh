@@ -10,7 +10,7 @@ set -eu
 
 BUILD="gcc libc6-dev cmake ninja-build pkg-config libssl-dev libfuse3-dev fuse3 libconfig-dev libsqlite3-dev
 libjansson-dev libseccomp-dev liburing-dev"
-TEST="clang libclang-rt-14-dev libcmocka-dev python3 python3-cryptography acl attr util-linux mount e2fsprogs procps openssl strace"
+TEST="clang libclang-rt-14-dev llvm libcmocka-dev python3 python3-cryptography acl attr util-linux mount e2fsprogs procps openssl strace"
 ENGINES="sqlite3 postgresql-15 mariadb-server lmdb-utils python3-lmdb git rsync tar bindfs fio"
 TOKENS="softhsm2"
 BENCH="fio postgresql-15 sqlite3 mariadb-server sysbench gnuplot-nox e2fsprogs gocryptfs securefs cryfs encfs bindfs"
