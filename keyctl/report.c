@@ -25,6 +25,8 @@ static void health_text(const json_t *env, char ret[160])
 		snprintf(ret, 160, "by keyctl lock");
 	} else if (json_is_true(json_object_get(env, "silent"))) {
 		snprintf(ret, 160, "NO ANSWER");
+	} else if (json_is_true(json_object_get(env, "foreign"))) {
+		snprintf(ret, 160, "OTHER VERSION");
 	} else {
 		if (json_is_true(json_object_get(env, "poisoned")))
 			n += (size_t)snprintf(ret + n, 160 - n, "READ-ONLY");

@@ -53,6 +53,20 @@ static void rotation_json(const struct link_status *st, json_t *o)
 	json_object_set_new(o, "rotate_held_us", json_number(st->rotate_held_ns / 1000));
 }
 
+/* What a worker of an earlier version cannot do, in words; empty where it can do everything. */
+static void lacks_text(uint32_t version, char ret[64])
+{
+	static const struct {
+		enum link_type order;
+		const char *words;
+	} all[] = {{LINK_REWRAP, "take another key"}, {LINK_ROTATE, "rotate"}, {LINK_SCRUB, "scrub"}};
+
+	ret[0] = '\0';
+	for (size_t k = 0; k < ARRAY_LEN(all); k++)
+		if (!link_knows(version, all[k].order))
+			snprintf(ret + strlen(ret), 64 - strlen(ret), "%s%s", ret[0] ? " or " : "", all[k].words);
+}
+
 json_t *environment_json(struct keeper *k, const struct registry_env *env)
 {
 	const struct supervised *found = supervisor_find(&k->supervisor, env->name);
@@ -61,18 +75,25 @@ json_t *environment_json(struct keeper *k, const struct registry_env *env)
 	bool ends = e && (e->locking || e->left);
 	struct link_message m = {.type = LINK_STATUS};
 	const struct link_status *st = &m.status;
-	bool answers = e && e->pid > 0 && !ends && supervisor_call(&k->supervisor, env->name, STATUS_LIMIT_MS, &m) == 0;
+	int rc = e && e->pid > 0 && !ends ? supervisor_call(&k->supervisor, env->name, STATUS_LIMIT_MS, &m) : -ENOTCONN;
+	bool answers = rc == 0;
+	char lacks[64] = "";
 	static const char *const in_flux[] = {"", "looked at", "kept"};
 	const char *state = env->state == ENV_MOUNTED && !(e && e->pid > 0) ? "failed" : env_state_name(env->state);
 
-	if (!answers)
+	if (answers)
+		lacks_text(m.version, lacks);
+	else
 		m.status = (struct link_status){0};
 	json_t *o = json_pack("{ss ss ss ss ss ss}", "name", env->name, "type", env->type, "region", env->region, "state", state,
 		"store", env->store, "mountpoint", env->mountpoint);
 	environment_key(k, env, o);
 	json_object_set_new(o, "epoch", json_number(answers ? st->epoch : env->epoch));
 	json_object_set_new(o, "left", json_boolean(e && e->left));
-	json_object_set_new(o, "silent", json_boolean(e && e->pid > 0 && !answers && !ends));
+	json_object_set_new(o, "silent", json_boolean(e && e->pid > 0 && !answers && !ends && !link_foreign(rc)));
+	json_object_set_new(o, "foreign", json_boolean(link_foreign(rc)));
+	json_object_set_new(o, "worker_version", json_string(st->program));
+	json_object_set_new(o, "worker_lacks", json_string(lacks));
 	json_object_set_new(o, "pid", json_number(e && e->pid > 0 ? (uint64_t)e->pid : 0));
 	json_object_set_new(o, "uptime", json_number(e && e->pid > 0 ? (uint64_t)(clock_realtime_s() - e->started) : 0));
 	json_object_set_new(o, "restarts", json_number(e ? (uint64_t)e->restarts : 0));
@@ -134,6 +155,9 @@ static void attention_of_environment(const json_t *o, char *line, size_t size)
 		snprintf(line, size, "%s: its last worker (pid %lld) hangs in the kernel: does the store's disk answer?", name, number_in(o, "pid"));
 	else if (json_is_true(json_object_get(o, "silent")))
 		snprintf(line, size, "%s: its worker (pid %lld) does not answer", name, number_in(o, "pid"));
+	else if (json_is_true(json_object_get(o, "foreign")))
+		snprintf(line, size, "%s: its worker (pid %lld) is of another version, whose language this tdefsd does not speak: it serves, "
+			"and can be locked and unmounted; mounted again it is of this version", name, number_in(o, "pid"));
 	else if (json_is_true(json_object_get(o, "poisoned")))
 		snprintf(line, size, "%s is read-only: its store failed to sync; check the disk, then mount it again", name);
 	else if (number_in(o, "refused"))
@@ -146,6 +170,9 @@ static void attention_of_environment(const json_t *o, char *line, size_t size)
 	else if (number_in(o, "restarts"))
 		snprintf(line, size, "%s was started again, %lld time%s: %.250s", name, number_in(o, "restarts"),
 			number_in(o, "restarts") == 1 ? "" : "s", text_in(o, "reason"));
+	else if (text_in(o, "worker_lacks")[0])
+		snprintf(line, size, "%s: its worker (pid %lld, tdefs %s) is of an earlier version, and cannot %s: unmounted and mounted again it is of "
+			"this one", name, number_in(o, "pid"), text_in(o, "worker_version"), text_in(o, "worker_lacks"));
 }
 
 /* L8: one line for all of a region that are deleted soon; first is the first of them. */

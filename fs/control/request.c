@@ -267,7 +267,10 @@ static int do_env_rotate_pause(struct request *rq)
 	m.flag = paused;
 	rc = supervisor_call(&rq->k->supervisor, name, ROTATE_PAUSE_LIMIT_MS, &m);
 	if (rc < 0)
-		return refuse(&rq->refusal, rc, "", "%s: %s", name, rc == -ENOENT ? "no rotation is under way" : strerror(-rc));
+		return refuse(&rq->refusal, rc, "", "%s: %s", name,
+			m.text[0]	? m.text
+			: rc == -ENOENT ? "no rotation is under way"
+					: strerror(-rc));
 	return reply_environment(rq, name);
 }
 
@@ -283,6 +286,8 @@ static int scrub_look(struct request *rq, const char *name, uint32_t flag, uint6
 			 ? supervisor_call(&rq->k->supervisor, name, STATUS_LIMIT_MS, &m)
 			 : refuse(&rq->refusal, -ENOTCONN, "", "%s is not mounted: mount it, or use tdefs-fsck", name);
 
+	if (rc < 0 && m.text[0])
+		(void)refuse(&rq->refusal, rc, "", "%s: %s", name, m.text);
 	*ret = m.status;
 	for (unsigned n = 0; rc == 0 && n < SCRUB_PAGE; n++, ++*from) {
 		m = (struct link_message){.type = LINK_FINDING, .arg = *from};

@@ -2,8 +2,7 @@
 #include "control/supervisor.h"
 
 #include "base/log.h"
-#include "base/patience.h"
-#include "control/hook.h"
+#include "control/process.h"
 #include "control/witness.h"
 #include "tenant/claim.h"
 
@@ -13,22 +12,11 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/eventfd.h>
-#include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
-#include <sys/wait.h>
 
 #define START_LIMIT_MS 60000
 #define STATUS_LIMIT_MS 5000
-#define USERS_LIMIT_MS 4000
-#define DETACH_LIMIT_MS 5000
-#define LOCK_SLACK_MS 3000 /* over lock.timeout, for the way there and back */
-#define KILL_LIMIT_MS 5000
-
-static void worker_socket(const struct supervisor *s, const char *name, char ret[1100])
-{
-	snprintf(ret, 1100, "%s/%s.worker", s->config->runtime_dir, name);
-}
 
 static struct supervised *entry_find(const struct supervisor *s, const char *name)
 {
@@ -70,132 +58,70 @@ static void entry_remove(struct supervisor *s, struct supervised *e)
 	eventfd_write(s->wake, 1);
 }
 
-static int entry_watch(struct supervisor *s, struct supervised *e, pid_t pid)
+/* pidfd becomes the entry's. */
+static void entry_watch(struct supervisor *s, struct supervised *e, pid_t pid, int pidfd)
 {
 	util_closep(&e->pidfd);
-	e->pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
-	if (e->pidfd < 0)
-		return -errno;
+	e->pidfd = pidfd;
 	e->pid = pid;
 	e->started = clock_realtime_s();
 	e->retry_at_ns = 0;
 	eventfd_write(s->wake, 1);
-	return 0;
 }
 
 int supervisor_call(struct supervisor *s, const char *name, int timeout_ms, struct link_message *m)
 {
-	char path[1100];
+	char path[PROCESS_SOCKET_MAX];
 
-	worker_socket(s, name, path);
+	process_socket(s->config, name, path);
 	tenant_let_go(s->tenant);
 	CLEANUP_CLOSE int fd = link_connect(path);
 	int rc = fd < 0 ? fd : link_call(fd, timeout_ms, m);
 	tenant_take_again(s->tenant);
+	const struct supervised *e = entry_find(s, name);
+	if (link_foreign(rc) && (!e || e->pid <= 0 || process_ended(e->pidfd, 0)))
+		return -ESRCH;
+	bool unknown = rc == -EOPNOTSUPP && m->version != link_version;
+	if (unknown || link_foreign(rc))
+		snprintf(m->text, sizeof(m->text), "its worker is of another version of tdefs, %s: it can do that once it is unmounted and mounted again",
+			unknown ? "which does not know this order" : "whose language this tdefsd does not speak");
 	return rc;
 }
 
 /* Whether the worker ended before limit_ms were over. */
 static bool entry_ended(struct supervisor *s, const struct supervised *e, int limit_ms)
 {
-	struct pollfd p = {.fd = fcntl(e->pidfd, F_DUPFD_CLOEXEC, 0), .events = POLLIN};
+	CLEANUP_CLOSE int pidfd = fcntl(e->pidfd, F_DUPFD_CLOEXEC, 0);
 
 	tenant_let_go(s->tenant);
-	bool ended = poll(&p, 1, limit_ms) > 0;
+	bool ended = process_ended(pidfd, limit_ms);
 	tenant_take_again(s->tenant);
-	util_closep(&p.fd);
 	return ended;
 }
 
-/* ---- a mount without a worker ---- */
-
-static int detach_run(void *mountpoint)
+static void entry_reap(struct supervised *e, char *ret_reason, size_t size)
 {
-	return umount2(mountpoint, MNT_FORCE | MNT_DETACH | UMOUNT_NOFOLLOW) < 0 ? -errno : 0;
-}
-
-/* What a worker that died left; the way there may lead over a dead disk. */
-static void mount_detach(struct supervisor *s, const char *mountpoint)
-{
-	char *copy = users_device(mountpoint) ? strdup(mountpoint) : NULL;
-
-	if (!copy)
-		return;
-	tenant_let_go(s->tenant);
-	int rc = patience(detach_run, copy, free, DETACH_LIMIT_MS);
-	tenant_take_again(s->tenant);
-	if (rc < 0)
-		log_warn("%s: the dead mount was not detached: %s", mountpoint, strerror(-rc));
-	if (rc != -ETIMEDOUT)
-		free(copy);
-}
-
-/* ---- starting ---- */
-
-static pid_t worker_spawn(const struct supervisor *s, const struct registry_env *env, const char *socket)
-{
-	char threads[16], spin[16], interval[32], rate[32];
-
-	snprintf(threads, sizeof(threads), "%d", s->config->threads);
-	snprintf(spin, sizeof(spin), "%d", s->config->spin_us);
-	duration_format(s->config->seal_interval_ns, interval, sizeof(interval));
-	snprintf(rate, sizeof(rate), "%llu", (unsigned long long)s->config->rotate_max_rate);
-	pid_t pid = fork();
-	if (pid != 0)
-		return pid;
-	/* Between fork and exec: only what signal-safety(7) allows. */
-	sigset_t none;
-	sigemptyset(&none);
-	sigprocmask(SIG_SETMASK, &none, NULL);
-	setsid();
-	int null = open("/dev/null", O_RDWR);
-	if (null >= 0) {
-		dup2(null, STDIN_FILENO);
-		dup2(null, STDOUT_FILENO);
-	}
-	execl(s->worker, s->worker, "--name", env->name, "--store", env->store, "--mountpoint", env->mountpoint, "--socket", socket,
-		"--threads", threads, "--transport", s->config->transport, "--spin-us", spin, "--seal-interval", interval, "--rotate-max-rate", rate, (char *)NULL);
-	_exit(127);
-}
-
-/* Until the new worker listens, ends, or START_LIMIT_MS are over. */
-static int worker_wait(const char *socket, int pidfd)
-{
-	struct pollfd p = {.fd = pidfd, .events = POLLIN};
-	uint64_t end = clock_monotonic_ns() + START_LIMIT_MS * UINT64_C(1000000);
-
-	while (clock_monotonic_ns() < end) {
-		int fd = link_connect(socket);
-
-		if (fd >= 0)
-			return fd;
-		if (poll(&p, 1, 10) > 0)
-			return -ECHILD;
-	}
-	return -ETIMEDOUT;
-}
-
-static void worker_reap(struct supervised *e, char *ret_reason, size_t size)
-{
-	siginfo_t info = {0};
-
-	if (waitid(P_PIDFD, (id_t)e->pidfd, &info, WEXITED | WNOHANG) < 0 || info.si_pid == 0)
-		snprintf(ret_reason, size, "it ended (how is unknown: another tdefsd had started it)");
-	else if (info.si_code == CLD_EXITED)
-		snprintf(ret_reason, size, info.si_status == 127 ? "tdefs-mount could not be started" : "it exited with status %d",
-			info.si_status);
-	else
-		snprintf(ret_reason, size, "it was killed by signal %d (%s)", info.si_status, strsignal(info.si_status));
+	process_reap(e->pidfd, ret_reason, size);
 	util_closep(&e->pidfd);
 	e->pid = 0;
 }
+
+/* What a worker that died left. */
+static void mount_detach(struct supervisor *s, const char *mountpoint)
+{
+	tenant_let_go(s->tenant);
+	process_detach(mountpoint);
+	tenant_take_again(s->tenant);
+}
+
+/* ---- starting ---- */
 
 static int ops_start(void *ctx, const struct registry_env *env, const struct env_key *ek, uint64_t *ret_epoch, char *text)
 {
 	struct supervisor *s = ctx;
 	struct supervised *e = entry_get(s, env);
-	char socket[1100], reason[256];
-	struct link_message m = {.type = LINK_START, .start = {.key = *ek, .min_epoch = env->epoch, .min_clean = env->clean}};
+	char socket[PROCESS_SOCKET_MAX], reason[256];
+	struct link_message m = {.type = LINK_START, .key = *ek, .min_epoch = env->epoch, .min_clean = env->clean};
 	int rc = e ? 0 : -ENOMEM, pidfd = -1;
 
 	if (e && e->left) {
@@ -203,22 +129,25 @@ static int ops_start(void *ctx, const struct registry_env *env, const struct env
 		snprintf(text, 480, "its last worker (pid %d) still hangs in the kernel: does the store's disk answer?", (int)e->pid);
 		return -EBUSY;
 	}
-	worker_socket(s, env->name, socket);
+	process_socket(s->config, env->name, socket);
 	/* What a dead worker left in the way. */
 	unlink(socket);
 	if (rc == 0) {
-		pid_t pid = worker_spawn(s, env, socket);
+		pid_t pid = process_spawn(s->config, s->worker, env, socket);
 
-		rc = pid < 0 ? -errno : entry_watch(s, e, pid);
+		pidfd = pid < 0 ? -1 : (int)syscall(SYS_pidfd_open, pid, 0);
+		rc = pid < 0 ? pid : pidfd < 0 ? -errno : 0;
+		if (rc == 0)
+			entry_watch(s, e, pid, fcntl(pidfd, F_DUPFD_CLOEXEC, 0));
 	}
-	if (rc == 0)
-		pidfd = fcntl(e->pidfd, F_DUPFD_CLOEXEC, 0);
 	tenant_let_go(s->tenant);
-	CLEANUP_CLOSE int fd = rc == 0 ? worker_wait(socket, pidfd) : rc;
+	CLEANUP_CLOSE int fd = rc == 0 ? process_wait(socket, pidfd, START_LIMIT_MS) : rc;
 	rc = fd < 0 ? fd : link_call(fd, START_LIMIT_MS, &m);
+	if (link_foreign(rc) && !process_ended(pidfd, 1000))
+		snprintf(m.text, sizeof(m.text), "%.300s is of another version, whose language this tdefsd does not speak", s->worker);
 	tenant_take_again(s->tenant);
 	util_closep(&pidfd);
-	snprintf(text, 480, "%.479s", m.type == LINK_REPLY ? m.text : "");
+	snprintf(text, 480, "%.479s", m.text);
 	if (rc == 0)
 		*ret_epoch = m.status.epoch;
 	secret_wipe(&m, sizeof(m));
@@ -229,7 +158,7 @@ static int ops_start(void *ctx, const struct registry_env *env, const struct env
 			e->left = !entry_ended(s, e, STATUS_LIMIT_MS);
 		}
 		if (!e->left)
-			worker_reap(e, reason, sizeof(reason));
+			entry_reap(e, reason, sizeof(reason));
 		if (!text[0])
 			snprintf(text, 480, e->left ? "its worker hangs in the kernel" : "its worker: %s", reason);
 		unlink(socket);
@@ -259,40 +188,11 @@ static void worker_told(struct supervisor *s, const char *name, const struct lin
 
 /* ---- stopping ---- */
 
-/* The lock order to the worker, and its end one way or the other; no lock is held. text: what was lost. */
-static bool worker_lock(const struct supervisor *s, const struct supervised *e, int pidfd, struct users *ret_users,
-	struct link_status *ret_status, char *text)
-{
-	uint64_t limit_ms = s->config->lock_timeout_ns / 1000000;
-	struct link_message m = {.type = LINK_LOCK, .arg = limit_ms};
-	struct pollfd p = {.fd = pidfd, .events = POLLIN};
-	char socket[1100], hook[160] = "", lost[480] = "";
-
-	hook_run(&(struct hook){s->config->on_lock, s->config->on_lock_user, s->config->on_lock_timeout_ns}, e->name, e->mountpoint, hook);
-	users_find(e->mountpoint, USERS_LIMIT_MS, ret_users);
-	worker_socket(s, e->name, socket);
-	CLEANUP_CLOSE int fd = link_connect(socket);
-	int rc = fd < 0 ? fd : link_call(fd, (int)limit_ms + LOCK_SLACK_MS, &m);
-	bool answered = m.type == LINK_REPLY, ended = poll(&p, 1, answered ? 1000 : 0) > 0;
-	*ret_status = answered ? m.status : (struct link_status){0};
-	if (answered) {
-		snprintf(lost, sizeof(lost), "%s", m.text);
-	} else if (!ended) {
-		log_warn("%s: its worker does not answer (%s) and is killed", e->name, strerror(-rc));
-		syscall(SYS_pidfd_send_signal, pidfd, SIGKILL, NULL, 0);
-		ended = poll(&p, 1, KILL_LIMIT_MS) > 0;
-		snprintf(lost, sizeof(lost), "its worker did not answer and was killed: what was not synced may be lost, and its memory was not wiped");
-	}
-	if (!ended)
-		log_warn("%s: its worker hangs in the kernel and is left behind%s", e->name, answered ? ", without its keys" : "");
-	snprintf(text, 480, "%s%s%.300s", hook, hook[0] && lost[0] ? "; " : "", lost);
-	return ended;
-}
-
 static int ops_lock(void *ctx, const struct registry_env *env, struct users *ret_users, char *text)
 {
 	struct supervisor *s = ctx;
 	struct supervised *e = entry_find(s, env->name);
+	char socket[PROCESS_SOCKET_MAX];
 
 	*ret_users = (struct users){0};
 	while (e && e->locking) {
@@ -302,11 +202,12 @@ static int ops_lock(void *ctx, const struct registry_env *env, struct users *ret
 	if (!e || e->pid <= 0 || e->left)
 		return 0;
 	e->locking = true;
+	process_socket(s->config, env->name, socket);
 	const struct supervised copy = *e;
 	CLEANUP_CLOSE int pidfd = fcntl(e->pidfd, F_DUPFD_CLOEXEC, 0);
 	tenant_let_go(s->tenant);
 	struct link_status status;
-	bool ended = worker_lock(s, &copy, pidfd, ret_users, &status, text);
+	bool ended = process_lock(s->config, &(struct process){copy.name, copy.mountpoint, socket, pidfd}, ret_users, &status, text);
 	tenant_take_again(s->tenant);
 	worker_told(s, env->name, &status);
 	/* Who had the claim may have taken it away by now. */
@@ -319,50 +220,40 @@ static int ops_lock(void *ctx, const struct registry_env *env, struct users *ret
 	return 0;
 }
 
-static int worker_unmount(struct supervisor *s, struct supervised *e, struct users *ret_users, char *text)
+static int entry_unmount(struct supervisor *s, const struct supervised *e, struct users *ret_users, char *text)
 {
-	struct link_message m = {.type = LINK_UNMOUNT};
-	int rc = supervisor_call(s, e->name, (int)(s->config->lock_timeout_ns / 1000000) + START_LIMIT_MS, &m);
+	char socket[PROCESS_SOCKET_MAX];
+	const struct supervised copy = *e;
+	CLEANUP_CLOSE int pidfd = fcntl(e->pidfd, F_DUPFD_CLOEXEC, 0);
+	struct link_status status;
 
-	snprintf(text, 480, "%.479s", m.type == LINK_REPLY ? m.text : "");
-	if (m.type == LINK_REPLY)
-		worker_told(s, e->name, &m.status);
-	if (rc == -EBUSY && m.type == LINK_REPLY) {
-		char mountpoint[sizeof(e->mountpoint)];
-
-		strcpy(mountpoint, e->mountpoint);
-		tenant_let_go(s->tenant);
-		users_find(mountpoint, USERS_LIMIT_MS, ret_users);
-		tenant_take_again(s->tenant);
-		return rc;
-	}
-	if (!entry_ended(s, e, m.type == LINK_REPLY ? START_LIMIT_MS : 0)) {
-		if (!text[0])
-			snprintf(text, 480, "its worker does not answer: keyctl env unmount --force does without");
-		return rc < 0 ? rc : -ETIMEDOUT;
-	}
-	return m.type == LINK_REPLY ? rc : 0;
+	process_socket(s->config, copy.name, socket);
+	tenant_let_go(s->tenant);
+	int rc = process_unmount(s->config, &(struct process){copy.name, copy.mountpoint, socket, pidfd}, ret_users, &status, text);
+	tenant_take_again(s->tenant);
+	worker_told(s, copy.name, &status);
+	return rc;
 }
 
 static int ops_stop(void *ctx, const struct registry_env *env, bool force, struct users *ret_users, char *text)
 {
 	struct supervisor *s = ctx;
 	struct supervised *e = entry_find(s, env->name);
-	char socket[1100], reason[256];
+	char socket[PROCESS_SOCKET_MAX], reason[256];
 	int rc = 0;
 
 	*ret_users = (struct users){0};
 	if (e && force)
 		rc = ops_lock(s, env, ret_users, text);
 	else if (e && e->pid > 0 && !e->left)
-		rc = worker_unmount(s, e, ret_users, text);
+		rc = entry_unmount(s, e, ret_users, text);
 	e = entry_find(s, env->name);
 	if (e && e->pid > 0 && !e->left && !entry_ended(s, e, 0))
 		return rc;
 	if (e && e->pid > 0 && !e->left)
-		worker_reap(e, reason, sizeof(reason));
+		entry_reap(e, reason, sizeof(reason));
 	mount_detach(s, env->mountpoint);
-	worker_socket(s, env->name, socket);
+	process_socket(s->config, env->name, socket);
 	unlink(socket);
 	if (e && !e->left)
 		entry_remove(s, e);
@@ -371,25 +262,25 @@ static int ops_stop(void *ctx, const struct registry_env *env, bool force, struc
 
 static int ops_rewrap(void *ctx, const char *name, const struct env_wrap *wraps, size_t n, char *text)
 {
-	struct link_message m = {.type = LINK_REWRAP, .rewrap.count = (uint32_t)n};
+	struct link_message m = {.type = LINK_REWRAP, .wrap_count = (uint32_t)n};
 
 	if (n > ENV_WRAPS_MAX)
 		return -EINVAL;
-	memcpy(m.rewrap.wraps, wraps, n * sizeof(*wraps));
+	memcpy(m.wraps, wraps, n * sizeof(*wraps));
 	int rc = supervisor_call(ctx, name, START_LIMIT_MS, &m);
-	snprintf(text, 480, "%.479s", m.type == LINK_REPLY ? m.text : "");
+	snprintf(text, 480, "%.479s", m.text);
 	return rc;
 }
 
 static int ops_rotate(void *ctx, const char *name, const struct env_key *ek, const struct env_wrap *wraps, size_t n, bool data, char *text)
 {
-	struct link_message m = {.type = LINK_ROTATE, .flag = data, .rotate = {.key = *ek, .count = (uint32_t)n}};
+	struct link_message m = {.type = LINK_ROTATE, .flag = data, .key = *ek, .wrap_count = (uint32_t)n};
 
 	if (n > ENV_WRAPS_MAX)
 		return -EINVAL;
-	memcpy(m.rotate.wraps, wraps, n * sizeof(*wraps));
+	memcpy(m.wraps, wraps, n * sizeof(*wraps));
 	int rc = supervisor_call(ctx, name, START_LIMIT_MS, &m);
-	snprintf(text, 480, "%.479s", m.type == LINK_REPLY ? m.text : "");
+	snprintf(text, 480, "%.479s", m.text);
 	secret_wipe(&m, sizeof(m));
 	return rc;
 }
@@ -404,7 +295,7 @@ static void entry_died(struct supervisor *s, struct supervised *e)
 
 	/* Nobody has it: supervisor_watch looked. */
 	(void)!claim_take(s->tenant, e->name, "is being cleared away", &claim, &refusal);
-	worker_reap(e, e->reason, sizeof(e->reason));
+	entry_reap(e, e->reason, sizeof(e->reason));
 	log_error("%s: its worker died: %s", e->name, e->reason);
 	if (e->restarts < s->config->restart_limit) {
 		uint64_t delay = s->config->restart_delay_ns << MIN(e->restarts, 8);
@@ -471,7 +362,7 @@ static bool entry_look(struct supervisor *s, struct supervised *e, uint64_t now)
 			entry_died(s, e);
 			return true;
 		}
-		worker_reap(e, e->reason, sizeof(e->reason));
+		entry_reap(e, e->reason, sizeof(e->reason));
 		log_info("%s: its last worker has ended", e->name);
 		entry_remove(s, e);
 		return true;
@@ -530,23 +421,38 @@ static void ops_released(void *ctx)
 
 /* ---- the start and the end of tdefsd ---- */
 
+/* Whether a worker serves it. */
 static bool take_back_one(struct supervisor *s, const struct registry_env *env)
 {
 	struct link_message m = {.type = LINK_STATUS};
-	struct supervised *e;
-	int rc = supervisor_call(s, env->name, STATUS_LIMIT_MS, &m);
+	struct supervised *e = NULL;
+	char socket[PROCESS_SOCKET_MAX];
+	pid_t pid = 0;
 
-	if (rc == 0 && m.status.state == LINK_SERVING) {
-		e = entry_get(s, env);
-		if (e && entry_watch(s, e, m.status.pid) == 0) {
-			log_info("%s: taken back, worker %d", env->name, m.status.pid);
-			return true;
-		}
-	} else if (rc == 0) {
+	process_socket(s->config, env->name, socket);
+	int pidfd = process_find(socket, &pid);
+	if (pidfd >= 0 && (e = entry_get(s, env)))
+		entry_watch(s, e, pid, pidfd);
+	else
+		util_closep(&pidfd);
+	int rc = e ? supervisor_call(s, env->name, STATUS_LIMIT_MS, &m) : -ENOENT;
+	if (rc == 0 && m.status.state != LINK_SERVING) {
 		/* It never got its key: the tdefsd before us died in between. */
 		m = (struct link_message){.type = LINK_UNMOUNT};
 		(void)!supervisor_call(s, env->name, STATUS_LIMIT_MS, &m);
+		(void)!entry_ended(s, e, STATUS_LIMIT_MS);
+	} else if (e && !entry_ended(s, e, 0)) {
+		if (rc == 0)
+			log_info("%s: taken back, worker %d%s", env->name, (int)pid, m.version == link_version ? "" : ", of another version");
+		else if (link_foreign(rc))
+			log_warn("%s: taken back, worker %d, of another version, whose language this tdefsd does not speak: it can be locked and "
+				 "unmounted only", env->name, (int)pid);
+		else
+			log_warn("%s: taken back, worker %d, which does not answer: %s", env->name, (int)pid, strerror(-rc));
+		return true;
 	}
+	if (e)
+		entry_remove(s, e);
 	mount_detach(s, env->mountpoint);
 	return false;
 }

@@ -41,5 +41,5 @@ void *supervisor_watch(void *s);
 /* Unmounts everything (mount.unmount_on_stop). */
 void supervisor_stop_all(struct supervisor *s);
 const struct supervised *supervisor_find(const struct supervisor *s, const char *name);
-/* Lets the big lock go meanwhile. */
+/* Lets the big lock go meanwhile. m->text says in words where the worker is of a version that cannot do it, -EOPNOTSUPP among others. */
 int supervisor_call(struct supervisor *s, const char *name, int timeout_ms, struct link_message *m) MUST_CHECK;

@@ -120,7 +120,9 @@ static int keeper_open(struct keeper *k)
 		log_warn("made a new platform key in %s: back it up, away from the stores", c->platform_key);
 	rc = registry ? registry_open(registry, &k->tenant.registry) : -ENOMEM;
 	if (rc < 0) {
-		log_error("the registry %s: %s", registry, rc == -EUCLEAN ? "damaged, or of a newer version" : strerror(-rc));
+		log_error("the registry %s: %s", registry, rc == -EUCLEAN	? "it is damaged"
+			: rc == -ENOTSUP ? "it is of a newer version of tdefs: nothing was changed, and what is mounted serves on"
+					 : strerror(-rc));
 		return rc;
 	}
 	rc = audit_recover(k->tenant.registry);

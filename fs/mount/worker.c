@@ -68,9 +68,9 @@ static void *worker_sealer(void *arg)
 
 static int worker_order_rotate(struct worker *w, struct link_message *m)
 {
-	int rc = w->serving ? volume_rotate_begin(w->v, &m->rotate.key, m->rotate.wraps, m->rotate.count, m->flag) : -ENOTCONN;
+	int rc = w->serving ? volume_rotate_begin(w->v, &m->key, m->wraps, m->wrap_count, m->flag) : -ENOTCONN;
 
-	secret_wipe(&m->rotate, sizeof(m->rotate));
+	secret_wipe(&m->key, sizeof(m->key));
 	if (w->serving)
 		rotate_continue(&w->session.rotate);
 	return rc;
@@ -111,12 +111,12 @@ static int worker_start(struct worker *w, struct link_message *m)
 {
 	const struct worker_arguments *a = w->arguments;
 	struct env_key *ek = KEY_NEW(struct env_key);
-	struct volume_options options = {.min_epoch = m->start.min_epoch, .min_clean = m->start.min_clean, .read_only = a->mount.read_only,
+	struct volume_options options = {.min_epoch = m->min_epoch, .min_clean = m->min_clean, .read_only = a->mount.read_only,
 		.report = worker_report, .report_ctx = w};
 	int rc = -ENOMEM;
 
 	if (ek)
-		*ek = m->start.key;
+		*ek = m->key;
 	secret_wipe(m, sizeof(*m));
 	if (w->v)
 		rc = -EALREADY;
@@ -217,7 +217,7 @@ static void worker_status_ended(const struct worker *w, struct link_status *st)
 
 static void worker_status(struct worker *w, struct link_status *st)
 {
-	*st = (struct link_status){.pid = getpid(), .memory_locked = sandbox_memory_locked()};
+	*st = (struct link_status){.pid = getpid(), .program = TDEFS_VERSION, .memory_locked = sandbox_memory_locked()};
 	pthread_mutex_lock(&w->lock);
 	st->state = w->serving ? LINK_SERVING : LINK_IDLE;
 	st->left_clean = w->left_clean;
@@ -235,7 +235,7 @@ static int order_do(struct worker *w, struct link_message *m)
 	case LINK_START:
 		return worker_start(w, m);
 	case LINK_REWRAP:
-		return w->serving ? volume_rewrap(w->v, m->rewrap.wraps, m->rewrap.count) : -ENOTCONN;
+		return w->serving ? volume_rewrap(w->v, m->wraps, m->wrap_count) : -ENOTCONN;
 	case LINK_ROTATE:
 		return worker_order_rotate(w, m);
 	case LINK_ROTATE_PAUSE:
@@ -255,11 +255,14 @@ static int order_do(struct worker *w, struct link_message *m)
 
 static void order_reply(struct worker *w, struct link_message *m, int rc)
 {
-	secret_wipe(&m->start, sizeof(*m) - offsetof(struct link_message, start));
-	worker_status(w, &m->status);
-	m->version = LINK_VERSION;
+	char text[sizeof(m->text)];
+
+	memcpy(text, m->text, sizeof(text));
+	secret_wipe(m, sizeof(*m));
 	m->type = LINK_REPLY;
 	m->error = rc;
+	memcpy(m->text, text, sizeof(text));
+	worker_status(w, &m->status);
 }
 
 static void *order_run(void *arg)
@@ -303,6 +306,10 @@ static enum served worker_serve(struct worker *w, int fd, struct link_message *m
 
 	if (rc < 0)
 		return SERVED_CLOSE;
+	if (m->unknown && m->type != LINK_STATUS && m->type != LINK_UNMOUNT && m->type != LINK_LOCK) {
+		order_reply(w, m, -EOPNOTSUPP);
+		return link_send(fd, m) < 0 ? SERVED_CLOSE : SERVED_STAY;
+	}
 	if (m->type == LINK_LOCK || (m->type == LINK_UNMOUNT && m->flag)) {
 		uint64_t limit_ms = m->arg ? m->arg : END_LIMIT_MS;
 
@@ -314,7 +321,7 @@ static enum served worker_serve(struct worker *w, int fd, struct link_message *m
 	if (m->type == LINK_FINDING) {
 		uint64_t number = m->arg;
 
-		*m = (struct link_message){.version = LINK_VERSION, .type = LINK_REPLY};
+		*m = (struct link_message){.type = LINK_REPLY};
 		pthread_mutex_lock(&w->lock);
 		m->flag = w->serving && scrubber_finding(&w->scrubber, number, &m->finding);
 		pthread_mutex_unlock(&w->lock);
@@ -459,5 +466,6 @@ int worker_run(const struct worker_arguments *arguments)
 	for (int k = 0; k < connections; k++)
 		if (p[4 + k].fd != last_fd)
 			shutdown(p[4 + k].fd, SHUT_RDWR);
-	scorch(last_fd, &m, sizeof(m), status);
+	uint8_t last[LINK_SIZE_MAX];
+	scorch(last_fd, last, link_encode(&m, last), status);
 }

@@ -144,7 +144,7 @@ int registry_open(const char *path, struct registry **ret)
 		version = sqlite3_column_int(st, 0);
 	sqlite3_finalize(st);
 	if (version < 0 || version > SCHEMA_VERSION)
-		return -EUCLEAN;
+		return version < 0 ? -EUCLEAN : -ENOTSUP;
 	for (; rc == 0 && version < SCHEMA_VERSION; version++) {
 		rc = registry_begin(r);
 		if (rc == 0)

@@ -4,6 +4,7 @@
 #include "base/io.h"
 #include "control/config.h"
 #include "control/wire.h"
+#include "mount/link.h"
 #include "store/envheader.h"
 #include "store/filehead.h"
 #include "vault/byok.h"
@@ -222,6 +223,31 @@ static UNUSED void filehead_one(const uint8_t *data, size_t len)
 		for (blk = 1; blk < UINT64_MAX / 3; blk *= 3)
 			(void)fileslot_marked(&slot, blk);
 	filehead_done(&h);
+}
+
+/* ---- a message between tdefsd and a worker ---- */
+
+static UNUSED void link_seeds(void)
+{
+	struct link_message m = {.type = LINK_ROTATE, .text = "text", .key = {{1}}, .wrap_count = 2, .arg = 7,
+		.wraps = {{.source = "platform", .blob = {1, 2}, .blob_len = 2}, {.source = "tenant", .blob = {3}, .blob_len = 1}}};
+	uint8_t bytes[LINK_SIZE_MAX];
+
+	seed("order", bytes, link_encode(&m, bytes));
+	m = (struct link_message){.type = LINK_REPLY, .error = -EBUSY, .status = {.pid = 9, .program = "1.2.3", .epoch = 4}};
+	seed("reply", bytes, link_encode(&m, bytes));
+}
+
+static UNUSED void link_one(const uint8_t *data, size_t len)
+{
+	struct link_message m, again;
+	uint8_t bytes[LINK_SIZE_MAX];
+
+	if (link_decode(data, len, &m) < 0)
+		return;
+	if (link_decode(bytes, link_encode(&m, bytes), &again) < 0 || again.type != m.type || again.arg != m.arg ||
+		strcmp(again.text, m.text) != 0 || memcmp(&again.status, &m.status, sizeof(m.status)) != 0)
+		abort();
 }
 
 /* ---- the configuration ---- */

@@ -293,6 +293,7 @@ class Keeper:
         self.socket = self.runtime + "/keyctl.sock"
         self.config = os.path.join(base, "tdefs.conf")
         self.log_path = os.path.join(base, "tdefsd.log")
+        self.program = BIN + "/tdefsd"
         self.process = None
         with open(self.config, "w") as f:
             f.write('tenant = "test";\nstate_dir = "%s";\nruntime_dir = "%s";\n%s\n' % (self.state, self.runtime, settings))
@@ -301,7 +302,7 @@ class Keeper:
 
     def start(self):
         with open(self.log_path, "ab") as log:
-            self.process = subprocess.Popen([BIN + "/tdefsd", "--config", self.config, "--foreground"],
+            self.process = subprocess.Popen([self.program, "--config", self.config, "--foreground"],
                                             stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         wait_for(lambda: self.process.poll() is not None or self.keyctl("status", ok=None).returncode == 0, "tdefsd")
         check(self.process.poll() is None, "tdefsd ended at start\n" + self.log())

@@ -30,8 +30,8 @@ int main(int argc, char **argv)
 		rc = fd < 0 ? fd : 0;
 		if (rc == 0 && strcmp(argv[1], "start") == 0 && argc >= 4) {
 			m.type = LINK_START;
-			rc = key_read(argv[3], &m.start.key);
-			m.start.min_epoch = argc > 4 ? strtoull(argv[4], NULL, 10) : 0;
+			rc = key_read(argv[3], &m.key);
+			m.min_epoch = argc > 4 ? strtoull(argv[4], NULL, 10) : 0;
 		} else if (strcmp(argv[1], "status") == 0) {
 			m.type = LINK_STATUS;
 		} else if (strcmp(argv[1], "unmount") == 0) {
