@@ -92,6 +92,7 @@ void *steward_run(void *arg)
 
 		s->asked = false;
 		bool failed = steward_operations(s);
+		failed = registry_tend(s->tenant->registry) < 0 || failed;
 		if (s->stopping)
 			break;
 		if (s->asked)

@@ -11,6 +11,7 @@
 #include <string.h>
 
 #define HEADER_TEXT_MAX (1u << 20)
+#define HEADER_RESERVE 32768u /* bytes */
 #define MAC_PREFIX "mac = \""
 #define MAC_LINE_LEN (sizeof(MAC_PREFIX) - 1 + 2 * MAC_SIZE + 3) /* mac = "hex";\n */
 
@@ -293,6 +294,15 @@ int envheader_read_path(const char *path, struct envheader *ret)
 	return fd < 0 ? fd : envheader_read(fd, NULL, ret);
 }
 
+/* Room for the next header, so that a full disk can be mounted and left clean. Where it cannot be had now, the next will need some. */
+static void header_reserve(int store_fd)
+{
+	CLEANUP_CLOSE int fd = io_openat(store_fd, ENVHEADER_NAME ".new", O_WRONLY | O_CREAT | O_NOFOLLOW, 0600);
+
+	if (fd >= 0)
+		(void)!io_fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, HEADER_RESERVE);
+}
+
 int envheader_write(int store_fd, const struct env_key *ek, struct envheader *h, bool *ret_replaced)
 {
 	CLEANUP_FREE char *text = NULL;
@@ -304,10 +314,16 @@ int envheader_write(int store_fd, const struct env_key *ek, struct envheader *h,
 	int rc = envheader_encode(h, ek, &text, &len);
 	if (rc < 0)
 		return rc;
-	CLEANUP_CLOSE int fd = io_openat(store_fd, ENVHEADER_NAME ".new", O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW, 0600);
-	if (fd < 0)
-		return fd;
-	rc = io_pwrite_full(fd, text, len, 0);
+	struct stat st;
+	CLEANUP_CLOSE int fd = io_openat(store_fd, ENVHEADER_NAME ".new", O_WRONLY | O_CREAT | O_NOFOLLOW, 0600);
+	rc = fd < 0 ? fd : io_fstatat(fd, "", &st, AT_EMPTY_PATH);
+	if (rc < 0)
+		return rc;
+	/* Something in it: what a cut left. */
+	if (st.st_size > 0)
+		rc = io_ftruncate(fd, 0);
+	if (rc == 0)
+		rc = io_pwrite_full(fd, text, len, 0);
 	if (rc == 0)
 		rc = io_fsync(fd);
 	if (rc == 0)
@@ -316,7 +332,9 @@ int envheader_write(int store_fd, const struct env_key *ek, struct envheader *h,
 		return rc;
 	if (ret_replaced)
 		*ret_replaced = true;
-	return io_fsync(store_fd);
+	rc = io_fsync(store_fd);
+	header_reserve(store_fd);
+	return rc;
 }
 
 static int create_names_key(const struct env_key *ek, struct envheader *h, struct names_key *names)

@@ -24,6 +24,16 @@ int environment_get(struct tenant *t, const char *name, struct registry_env *ret
 
 /* ---- coming to life ---- */
 
+/* What the registry does not take is not left mounted. Returns rc. */
+static int environment_down_again(struct tenant *t, const struct registry_env *env, int rc)
+{
+	char text[480] = "";
+	struct users users;
+
+	(void)!t->workers.stop(t->workers.ctx, env, true, &users, text);
+	return rc;
+}
+
 static int environment_start(struct tenant *t, const struct registry_env *env, const struct env_key *ek, struct refusal *ret)
 {
 	char text[480] = "";
@@ -39,7 +49,7 @@ static int environment_start(struct tenant *t, const struct registry_env *env, c
 	if (rc < 0)
 		return refuse(ret, rc, "", "%s: %s", env->name, text[0] ? text : strerror(-rc));
 	rc = registry_env_set_epoch(t->registry, env->name, epoch);
-	return rc < 0 ? registry_refusal(rc, ret) : 0;
+	return rc < 0 ? environment_down_again(t, env, registry_refusal(rc, ret)) : 0;
 }
 
 static int environment_check_request(struct tenant *t, const struct environment_request *request, struct registry_env *env,
@@ -183,7 +193,10 @@ static int environment_bring_up(struct tenant *t, const struct registry_env *env
 	if (rc == 0)
 		rc = environment_start(t, env, ek, ret);
 	KEY_FREE(ek);
-	return rc == 0 ? environment_set_state(t, env, ENV_MOUNTED, ret) : rc;
+	if (rc < 0)
+		return rc;
+	rc = environment_set_state(t, env, ENV_MOUNTED, ret);
+	return rc < 0 ? environment_down_again(t, env, rc) : 0;
 }
 
 int environment_mount(struct tenant *t, const char *name, const char *accept_older, struct refusal *ret)
@@ -315,12 +328,18 @@ int environment_lock(struct tenant *t, const char *name, struct users *ret_users
 	}
 	if (environment_is_locked(&env) && !claim_find(t, name) && !t->workers.alive(t->workers.ctx, name))
 		return refuse(ret, -ENOKEY, "L7", "%s is locked already", name);
-	/* Locked in the registry first: whatever happens now, nobody mounts it again. */
+	/* Locked in the registry first: whatever happens now, nobody mounts it again. Where that cannot be written it goes on: what its
+	 * owner wants now is that nobody reads it. */
+	int recorded = 0;
 	if (!environment_is_locked(&env)) {
 		env.state = ENV_LOCKED;
-		rc = registry_env_set_state(t->registry, name, env.state);
+		recorded = registry_env_lock(t->registry, name);
 	}
-	return rc < 0 ? registry_refusal(rc, ret) : environment_take_down(t, &env, ret_users, ret);
+	rc = environment_take_down(t, &env, ret_users, ret);
+	return rc == 0 && recorded < 0
+		       ? refuse(ret, recorded, "", "%s is locked, its keys wiped, but the registry under %s cannot be written (%s): until it can, "
+						   "do not restart tdefsd, which would mount it again", name, t->state_dir, strerror(-recorded))
+		       : rc;
 }
 
 int environment_unlock(struct tenant *t, const char *name, bool confirmed, struct refusal *ret)

@@ -71,8 +71,10 @@ const char *env_state_name(enum env_state state)
 
 void registry_close(struct registry *r)
 {
-	if (r)
+	if (r) {
+		owed_clear(r);
 		sqlite3_close(r->db);
+	}
 	free(r);
 }
 DEFINE_CLEANUP(struct registry *, registry_close);
@@ -134,8 +136,11 @@ int registry_open(const char *path, struct registry **ret)
 	mode_t mask = umask(077);
 	int rc = registry_error(sqlite3_open(path, &r->db));
 	umask(mask);
+	/* The log's length is room: it stays when the last connection ends. */
+	(void)sqlite3_file_control(r->db, NULL, SQLITE_FCNTL_PERSIST_WAL, &(int){1});
 	if (rc == 0)
-		rc = registry_exec(r, "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA busy_timeout = 5000;");
+		rc = registry_exec(r, "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA busy_timeout = 5000;"
+				      "PRAGMA wal_autocheckpoint = 100;");
 	if (rc == 0)
 		rc = registry_prepare(r, &st, "PRAGMA user_version", "");
 	if (rc < 0)
@@ -152,6 +157,7 @@ int registry_open(const char *path, struct registry **ret)
 	}
 	if (rc < 0)
 		return rc;
+	(void)!registry_tend(r);
 	*ret = TAKE_PTR(r);
 	return 0;
 }
@@ -167,7 +173,7 @@ void column_text(sqlite3_stmt *st, int column, char *ret, size_t size)
 	snprintf(ret, size, "%s", text ? (const char *)text : "");
 }
 
-static void env_from_row(sqlite3_stmt *st, struct registry_env *ret)
+static void env_from_row(const struct registry *r, sqlite3_stmt *st, struct registry_env *ret)
 {
 	*ret = (struct registry_env){0};
 	column_text(st, 0, ret->name, sizeof(ret->name));
@@ -177,6 +183,8 @@ static void env_from_row(sqlite3_stmt *st, struct registry_env *ret)
 	column_text(st, 4, ret->mountpoint, sizeof(ret->mountpoint));
 	int state = sqlite3_column_int(st, 5);
 	ret->state = state > ENV_UNMOUNTED && state <= ENV_TENANT_LOCKED ? (enum env_state)state : ENV_UNMOUNTED;
+	if (owed_find(r, ret->name))
+		ret->state = ENV_LOCKED;
 	ret->epoch = (uint64_t)sqlite3_column_int64(st, 6);
 	ret->created = sqlite3_column_int64(st, 7);
 	ret->changed = sqlite3_column_int64(st, 8);
@@ -202,7 +210,7 @@ int registry_env_get(struct registry *r, const char *name, struct registry_env *
 		return rc;
 	rc = sqlite3_step(st);
 	if (rc == SQLITE_ROW)
-		env_from_row(st, ret);
+		env_from_row(r, st, ret);
 	sqlite3_finalize(st);
 	return rc == SQLITE_ROW ? 0 : rc == SQLITE_DONE ? -ENOENT : registry_error(rc);
 }
@@ -224,7 +232,7 @@ int registry_env_list(struct registry *r, struct registry_env **ret, size_t *ret
 			return -ENOMEM;
 		}
 		list = more;
-		env_from_row(st, &list[n++]);
+		env_from_row(r, st, &list[n++]);
 	}
 	sqlite3_finalize(st);
 	if (rc != SQLITE_DONE)
@@ -240,7 +248,11 @@ int registry_env_set_state(struct registry *r, const char *name, enum env_state 
 	int rc = registry_prepare(r, &st, "UPDATE environment SET state = ?, changed = ? WHERE name = ?", "iis", (int64_t)state,
 		clock_realtime_s(), name);
 
-	return rc < 0 ? rc : registry_change(r, st, true);
+	if (rc == 0)
+		rc = registry_change(r, st, true);
+	if (rc == 0)
+		owed_remove(r, name);
+	return rc;
 }
 
 int registry_env_set_epoch(struct registry *r, const char *name, uint64_t epoch)
@@ -272,5 +284,9 @@ int registry_env_remove(struct registry *r, const char *name)
 	sqlite3_stmt *st;
 	int rc = registry_prepare(r, &st, "DELETE FROM environment WHERE name = ?", "s", name);
 
-	return rc < 0 ? rc : registry_change(r, st, true);
+	if (rc == 0)
+		rc = registry_change(r, st, true);
+	if (rc == 0)
+		owed_remove(r, name);
+	return rc;
 }

@@ -1,7 +1,7 @@
 /* registry: what a tenant has, in SQLite (WAL, synchronous=FULL) under the state directory. The one door to SQLite.
  *
  * It holds no key material: wraps live with the stores. Used by one thread at a time (the keeper's big lock).
- * Errors: -ENOENT, -EEXIST, -EUCLEAN a damaged or newer database, -EIO, -ENOSPC. */
+ * Errors: -ENOENT, -EEXIST, -EUCLEAN a damaged database, -ENOTSUP a newer one, -EIO, -ENOSPC. */
 #pragma once
 #include "base/util.h"
 
@@ -35,6 +35,10 @@ int registry_env_get(struct registry *r, const char *name, struct registry_env *
 /* All, by name, in an array the caller frees. */
 int registry_env_list(struct registry *r, struct registry_env **ret, size_t *ret_n) MUST_CHECK;
 int registry_env_set_state(struct registry *r, const char *name, enum env_state state) MUST_CHECK;
+/* ENV_LOCKED. With an error other than -ENOENT the disk does not know it, but here it is locked all the same: registry_tend writes it. */
+int registry_env_lock(struct registry *r, const char *name) MUST_CHECK;
+/* Writes what is owed to the disk, and fills the reserve that lets changes be made when it is full. An error: that is still to do. */
+int registry_tend(struct registry *r) MUST_CHECK;
 /* An epoch began. */
 int registry_env_set_epoch(struct registry *r, const char *name, uint64_t epoch) MUST_CHECK;
 /* The epoch ended cleanly. */
@@ -98,6 +102,8 @@ struct registry_region {
 };
 int registry_region_get(struct registry *r, const char *name, struct registry_region *ret) MUST_CHECK;
 int registry_region_set(struct registry *r, const struct registry_region *region) MUST_CHECK;
+/* What guard times count from, of regions and environments: times after now become now. */
+int registry_cut_times(struct registry *r, int64_t now) MUST_CHECK;
 
 /* Work that spans registry and stores, at most one a region; its row is there until it is done, through any crash. */
 enum operation_kind { OPERATION_ACTIVATE, OPERATION_LOCK, OPERATION_UNLOCK };
@@ -114,6 +120,6 @@ int registry_operation_get(struct registry *r, const char *region, struct regist
 int registry_operation_next(struct registry *r, const char *after, struct registry_operation *ret) MUST_CHECK;
 int registry_operation_remove(struct registry *r, const char *region) MUST_CHECK;
 
-/* Single values: the highest time seen, the key-exchange key's fingerprint. */
+/* Single values: the highest time seen, those disowned since, the key-exchange key's fingerprint. */
 int registry_meta_get(struct registry *r, const char *name, char *ret, size_t size) MUST_CHECK;
 int registry_meta_set(struct registry *r, const char *name, const char *value) MUST_CHECK;

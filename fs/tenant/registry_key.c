@@ -176,6 +176,19 @@ int registry_region_set(struct registry *r, const struct registry_region *region
 	return rc < 0 ? rc : registry_change(r, st, false);
 }
 
+int registry_cut_times(struct registry *r, int64_t now)
+{
+	sqlite3_stmt *st;
+	int rc = registry_prepare(r, &st, "UPDATE region SET activated = min(activated, ?1), changed = min(changed, ?1), locked = min(locked, ?1)",
+		"i", now);
+
+	if (rc == 0)
+		rc = registry_change(r, st, false);
+	if (rc == 0)
+		rc = registry_prepare(r, &st, "UPDATE environment SET changed = min(changed, ?)", "i", now);
+	return rc < 0 ? rc : registry_change(r, st, false);
+}
+
 /* ---- operations ---- */
 
 #define OPERATION_COLUMNS "region, kind, key_id, former_id, uid, began"
