@@ -125,6 +125,17 @@ static int recover_tail(struct content *c, struct block_crypto *bc, uint8_t *buf
 	return rc;
 }
 
+/* R3: the tag block of a group that none of the data of was kept. Whether there was one. */
+static int recover_cut(struct content *c, const struct stat *st)
+{
+	uint64_t size = content_size(c);
+
+	if (size == 0 || (uint64_t)st->st_size <= extent_cipher_len(size))
+		return 0;
+	int rc = io_ftruncate(c->fd, extent_cipher_len(size));
+	return rc < 0 ? rc : 1;
+}
+
 int recover_content(struct content *c)
 {
 	CLEANUP_FREE uint8_t *buf = malloc(GROUP_BLOCKS * BLOCK_SIZE);
@@ -145,6 +156,8 @@ int recover_content(struct content *c)
 	rc = recover_groups(c, bc, blocks, buf, &anew);
 	if (rc == 0)
 		rc = recover_tail(c, bc, buf);
+	if (rc == 0)
+		rc = MIN(recover_cut(c, &st), 0);
 	if (rc == 0 && blocks)
 		rc = content_forget_tail(c, content_size(c));
 	content_crypto_put(c, bc);
@@ -171,17 +184,16 @@ int recover_leftovers(struct content *c)
 	struct stat st;
 	uint64_t size = content_size(c), blocks = extent_blocks(size);
 	unsigned n = (unsigned)((GROUP_BLOCKS - blocks % GROUP_BLOCKS) % GROUP_BLOCKS);
-	int rc = blocks ? io_pread_full(c->fd, entries, n * (size_t)ENTRY_SIZE, extent_entry_off(blocks), NULL) : 0;
-	bool any = blocks && rc == 0 && !content_all_zero(entries, n * (size_t)ENTRY_SIZE);
+	int rc = io_fstatat(c->fd, "", &st, AT_EMPTY_PATH), cut = rc == 0 ? recover_cut(c, &st) : 0;
 
+	if (rc == 0)
+		rc = cut < 0 ? cut : blocks ? io_pread_full(c->fd, entries, n * (size_t)ENTRY_SIZE, extent_entry_off(blocks), NULL) : 0;
+	bool any = cut > 0 || (blocks && rc == 0 && !content_all_zero(entries, n * (size_t)ENTRY_SIZE));
 	if (blocks && rc == 0 && !any) {
 		rc = io_pread_full(c->fd, entries, size % BLOCK_SIZE, extent_data_off(blocks - 1) + BLOCK_SIZE, NULL);
 		any = rc == 0 && !content_all_zero(entries, size % BLOCK_SIZE);
 	}
-	if (!any)
-		return rc;
-	rc = io_fstatat(c->fd, "", &st, AT_EMPTY_PATH);
-	if (rc < 0)
+	if (rc < 0 || !any)
 		return rc;
 	rc = content_forget_tail(c, size);
 	(void)!io_utimensat(c->fd, "", (struct timespec[2]){st.st_atim, st.st_mtim}, AT_EMPTY_PATH);

@@ -30,6 +30,7 @@ struct build {
 	bool *durable;      /* by record: a write that was one */
 	bool *is_dir;       /* by serial */
 	size_t *synced;     /* by serial: records before this one are on the disk, data too */
+	uint64_t *lengths;  /* by serial: the file's, in memory, at the record that is looked at */
 	struct chain *chains; /* open addressing */
 	size_t chain_size, chain_count;
 	struct page *pages; /* open addressing by object and number */
@@ -197,6 +198,7 @@ static void base_made(void *ctx, uint64_t ino, int copy)
 	(void)ino;
 	b->fds[++b->numbered] = fcntl(copy, F_DUPFD_CLOEXEC, 0);
 	b->is_dir[b->numbered] = fstat(copy, &st) == 0 && S_ISDIR(st.st_mode);
+	b->lengths[b->numbered] = (uint64_t)st.st_size;
 }
 
 static struct page *page_of(struct build *b, uint32_t obj, uint64_t number)
@@ -238,6 +240,28 @@ static void put(int fd, const uint8_t *b, uint64_t n, uint64_t off)
 		abort();
 }
 
+/* A page is written as far as the file went then, also what nobody has written in it. */
+static void put_page(int fd, const uint8_t *b, uint64_t n, uint64_t off, uint64_t length)
+{
+	uint64_t end = MIN((off / 4096 + 1) * 4096, length);
+	struct stat st;
+
+	put(fd, b, n, off);
+	if (fstat(fd, &st) < 0 || ((uint64_t)st.st_size < end && ftruncate(fd, (off_t)end) < 0))
+		abort();
+}
+
+/* The file's length in memory after a change. */
+static void build_length(struct build *b, const struct record *one)
+{
+	uint64_t *length = &b->lengths[one->obj];
+
+	if (one->op == IO_TRUNCATE)
+		*length = one->len;
+	else if (one->op == IO_WRITE || (one->op == IO_FALLOCATE && !(one->flags & FALLOC_FL_KEEP_SIZE)))
+		*length = MAX(*length, one->off + one->len);
+}
+
 static void build_write(struct build *b, const struct record *one, bool whole)
 {
 	int fd = b->fds[one->obj];
@@ -263,7 +287,7 @@ static void build_write(struct build *b, const struct record *one, bool whole)
 				p->sectors = b->s->small_blocks ? (uint8_t)((p->sectors & 0x55) * 3) : 0;
 		}
 		if (p->sectors == 0xff)
-			put(fd, data, n, at);
+			put_page(fd, data, n, at, b->lengths[one->obj]);
 		else
 			for (uint64_t s = at; p->sectors && s < at + n; s = (s / 512 + 1) * 512)
 				if (p->sectors >> s / 512 % 8 & 1)
@@ -386,10 +410,11 @@ void state_build(const struct recording *r, const char *to, struct crash_state *
 {
 	size_t objects = r->objects + 1, first_free = 0;
 	struct build b = {.r = r, .s = s, .fds = malloc(objects * sizeof(int)), .required = calloc(s->cut + 1, 1),
-		.durable = calloc(s->cut + 1, 1), .synced = calloc(objects, sizeof(size_t)), .is_dir = calloc(objects, 1)};
+		.durable = calloc(s->cut + 1, 1), .synced = calloc(objects, sizeof(size_t)), .is_dir = calloc(objects, 1),
+		.lengths = calloc(objects, sizeof(uint64_t))};
 
 	s->inos = calloc(objects, sizeof(*s->inos));
-	if (!b.fds || !b.required || !b.durable || !b.synced || !b.is_dir || !s->inos)
+	if (!b.fds || !b.required || !b.durable || !b.synced || !b.is_dir || !b.lengths || !s->inos)
 		abort();
 	for (size_t o = 0; o < objects; o++)
 		b.fds[o] = -1;
@@ -404,6 +429,7 @@ void state_build(const struct recording *r, const char *to, struct crash_state *
 
 		if (one->hidden)
 			continue;
+		build_length(&b, one);
 		if (one->op == IO_WRITE)
 			build_write(&b, one, k < b.synced[one->obj] || b.durable[k]);
 		else if (!is_sync(one) && (b.required[k] || !build_loses(&b, one, k >= end)))
@@ -422,6 +448,7 @@ void state_build(const struct recording *r, const char *to, struct crash_state *
 	free(b.synced);
 	free(b.chains);
 	free(b.is_dir);
+	free(b.lengths);
 	free(b.pages);
 }
 
