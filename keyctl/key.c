@@ -324,6 +324,22 @@ static void print_pem(FILE *f, const char *hex)
 	fputs("-----END PUBLIC KEY-----\n", f);
 }
 
+enum status clock_accept(const struct options *o, char **arguments)
+{
+	json_t *answer = NULL;
+
+	(void)arguments;
+	if (!o->reason)
+		return client_error(STATUS_USAGE, "clock accept takes --reason WHY, for the audit log");
+	enum status status = client_confirm(o, "Guard times will count by the clock as it is now. Is it right?");
+	if (status == STATUS_DONE)
+		status = client_call(o, "ClockAccept", json_pack("{ss sb}", "reason", o->reason, "confirmed", 1), &answer);
+	if (status == STATUS_DONE)
+		printf("the clock is accepted: guard times go by it again\n");
+	json_decref(answer);
+	return status;
+}
+
 enum status kek_show(const struct options *o, char **arguments)
 {
 	json_t *answer;

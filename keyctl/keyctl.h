@@ -16,7 +16,7 @@ enum status {
 struct options {
 	const char *socket;
 	bool json, yes, force, dry_run, verify, repair, data, pause, resume, status, metrics;
-	const char *confirm, *mountpoint, *store, *type, *region, *key, *out, *password_file, *accept_older;
+	const char *confirm, *mountpoint, *store, *type, *region, *key, *out, *password_file, *accept_older, *reason;
 	int password_fd; /* -1: not given */
 };
 
@@ -85,6 +85,7 @@ enum status key_activate(const struct options *o, char **arguments);
 enum status key_unlock(const struct options *o, char **arguments);
 enum status kek_show(const struct options *o, char **arguments);
 enum status tenant_lock(const struct options *o, char **arguments);
+enum status clock_accept(const struct options *o, char **arguments);
 /* history: deleted ones too. */
 void key_print_list(const json_t *keys, const json_t *regions, bool history);
 /* table.c. rows: arrays of as many texts each, the first the heads; taken. */

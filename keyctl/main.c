@@ -28,7 +28,8 @@ static const struct command commands[] = {
 	{"key show", "NAME", 1, "all keys; all about one", "", key_show},
 	{"key activate", "NAME --yes", 1, "move the region to it", "", key_activate},
 	{"key unlock", "NAME FILE", 2, "after a lock: the same file again", "pP", key_unlock},
-	{"kek show", "[--out FILE.pem]", 0, "what .byok files are wrapped to", "o", kek_show},
+	{"kek show", "[--out FILE.pem]", 0, NULL, "o", kek_show},
+	{"clock accept", "--reason WHY", 0, ".byok's wrapping key; trust the clock again", "W", clock_accept},
 	{"tenant lock", "--key FILE", 0, "take all of a region offline", "krcpP", tenant_lock},
 	{"scrub", "NAME [--repair]", 1, NULL, "R", report_scrub},
 	{"audit", "[--verify]", 0, "verify every block; who did what", "v", report_audit},
@@ -42,7 +43,7 @@ static const struct option long_options[] = {{"socket", required_argument, NULL,
 	{"key", required_argument, NULL, 'k'}, {"out", required_argument, NULL, 'o'}, {"password-file", required_argument, NULL, 'p'},
 	{"password-fd", required_argument, NULL, 'P'}, {"verify", no_argument, NULL, 'v'},
 	{"data", no_argument, NULL, 'D'}, {"pause", no_argument, NULL, 'U'}, {"status", no_argument, NULL, 'T'}, {"repair", no_argument, NULL, 'R'},
-	{"resume", no_argument, NULL, 'E'}, {"metrics", no_argument, NULL, 'M'}, {0}};
+	{"resume", no_argument, NULL, 'E'}, {"metrics", no_argument, NULL, 'M'}, {"reason", required_argument, NULL, 'W'}, {0}};
 
 static void usage(FILE *f)
 {
@@ -87,7 +88,7 @@ int main(int argc, char **argv)
 	while ((option = getopt_long(argc, argv, "", long_options, NULL)) != -1) {
 		size_t n = strlen(given);
 
-		if (n + 1 < sizeof(given) && strchr("mstrfcdvkopPARDUTEM", option)) {
+		if (n + 1 < sizeof(given) && strchr("mstrfcdvkopPARDUTEMW", option)) {
 			given[n] = (char)option;
 			given[n + 1] = '\0';
 		}
@@ -159,6 +160,9 @@ int main(int argc, char **argv)
 			break;
 		case 'M':
 			o.metrics = true;
+			break;
+		case 'W':
+			o.reason = optarg;
 			break;
 		case 'h':
 			usage(stdout);

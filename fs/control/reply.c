@@ -113,7 +113,7 @@ json_t *environment_json(struct keeper *k, const struct registry_env *env)
 	rotation_json(st, o);
 	json_object_set_new(o, "rotate_error", json_string(st->rotate_error ? strerror(-st->rotate_error) : ""));
 	json_object_set_new(o, "memory_locked", json_boolean(st->memory_locked));
-	int64_t deleted = env->state == ENV_TENANT_LOCKED ? env->changed + duration_s(k->config.delete_locked_after_ns) : 0;
+	int64_t deleted = env->state == ENV_TENANT_LOCKED ? guard_since(&k->tenant, env->changed) + duration_s(k->config.delete_locked_after_ns) : 0;
 	json_object_set_new(o, "locked_by", json_string(env->state == ENV_TENANT_LOCKED ? "tenant" : env->state == ENV_LOCKED ? "keyctl" : ""));
 	json_object_set_new(o, "deleted_at", json_number((uint64_t)deleted));
 	json_object_set_new(o, "changed", json_number((uint64_t)env->changed));
@@ -261,19 +261,20 @@ static json_t *key_json(const struct registry_key *key, const json_t *environmen
 static int region_json(struct request *rq, const char *name, json_t *regions, json_t *attention)
 {
 	static const char *const kinds[] = {"activating a key", "locking", "unlocking its key"};
-	const struct guards *g = &rq->k->tenant.guards;
+	struct tenant *t = &rq->k->tenant;
+	const struct guards *g = &t->guards;
 	struct registry_region times;
 	struct registry_operation o;
-	int rc = registry_region_get(rq->k->tenant.registry, name, &times);
+	int rc = registry_region_get(t->registry, name, &times);
 
 	if (rc < 0)
 		return rc;
-	int under_way = registry_operation_get(rq->k->tenant.registry, name, &o);
+	int under_way = registry_operation_get(t->registry, name, &o);
 	json_array_append_new(regions,
 		json_pack("{ss ss sI sI sI}", "name", name, "operation", under_way == 0 ? kinds[o.kind] : "", "activation_from",
-			(json_int_t)guard_end(times.activated, g->activation_interval_ns), "lock_from",
-			(json_int_t)guard_end(times.changed, g->lock_after_key_change_ns), "unlock_from",
-			(json_int_t)guard_end(times.locked, g->unlock_after_lock_ns)));
+			(json_int_t)guard_end(t, times.activated, g->activation_interval_ns), "lock_from",
+			(json_int_t)guard_end(t, times.changed, g->lock_after_key_change_ns), "unlock_from",
+			(json_int_t)guard_end(t, times.locked, g->unlock_after_lock_ns)));
 	const struct steward *st = &rq->k->steward;
 	bool ours = strcmp(st->region, name) == 0;
 	if (under_way == 0 && attention && ours && st->refusal.text[0])

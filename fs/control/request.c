@@ -111,6 +111,10 @@ static int do_status(struct request *rq)
 	if (behind)
 		json_array_append_new(attention, json_sprintf("the clock is %lld s behind the latest time that tdefsd saw: what has a guard time is "
 							 "refused (rule A3)", (long long)behind));
+	int tended = registry_tend(rq->k->tenant.registry);
+	if (tended < 0)
+		json_array_append_new(attention, json_sprintf("the registry under %s: %s: what is locked now may not outlive tdefsd, other changes "
+							      "may be refused", rq->k->config.state_dir, strerror(-tended)));
 	if (rc == 0)
 		rc = reply_environments(rq, attention);
 	if (rc == 0)
@@ -422,6 +426,7 @@ static const struct request_entry {
 	{"KeyUnlock", ROLE_TENANT_ADMIN, true, do_key_unlock, prepare_key_file},
 	{"KekShow", ROLE_TENANT_ADMIN | ROLE_VAULT_ADMIN, true, do_kek_show, NULL},
 	{"TenantLock", ROLE_TENANT_ADMIN, true, do_tenant_lock, prepare_key_file},
+	{"ClockAccept", ROLE_PLATFORM_OPERATOR, true, do_clock_accept, NULL},
 	{"Audit", ROLE_TENANT_ADMIN | ROLE_PLATFORM_OPERATOR | ROLE_AUDITOR, false, do_audit, NULL},
 };
 
@@ -491,13 +496,19 @@ static json_t *request_run(struct request *rq, const struct request_entry *entry
 	pthread_mutex_lock(&k->lock);
 	if (rc == 0 && changes) {
 		rc = audit_begin(k->tenant.registry, &row);
-		if (rc < 0)
+		if (rc < 0 && entry->handler == do_env_lock) {
+			log_error("the audit log takes no entry (%s): the lock goes on without", strerror(-rc));
+			rc = 0;
+		} else if (rc < 0) {
 			(void)refuse(&rq->refusal, rc, "A1", "the audit log takes no entry (%s), so nothing was done", strerror(-rc));
+		}
 	}
 	if (rc == 0)
 		rc = entry->handler(rq);
 	if (changes || (rc < 0 && rq->refusal.rule[0]))
 		request_audit(rq, &row, rc == 0 ? "done" : "refused", rq->refusal.text);
+	if (changes)
+		(void)!registry_tend(k->tenant.registry);
 	pthread_mutex_unlock(&k->lock);
 	rsa_key_free(rq->key);
 	platform_key_free(rq->platform);

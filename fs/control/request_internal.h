@@ -45,6 +45,7 @@ int do_key_activate(struct request *rq) MUST_CHECK;
 int do_key_unlock(struct request *rq) MUST_CHECK;
 int do_kek_show(struct request *rq) MUST_CHECK;
 int do_tenant_lock(struct request *rq) MUST_CHECK;
+int do_clock_accept(struct request *rq) MUST_CHECK;
 int do_env_apply(struct request *rq) MUST_CHECK;
 int do_env_return(struct request *rq) MUST_CHECK;
 int do_env_attach(struct request *rq) MUST_CHECK;

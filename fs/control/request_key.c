@@ -222,6 +222,30 @@ int do_kek_show(struct request *rq)
 	return 0;
 }
 
+int do_clock_accept(struct request *rq)
+{
+	const char *reason;
+	bool confirmed;
+	int rc = parameter_text(rq, "reason", true, &reason);
+	char text[sizeof(rq->refusal.text)];
+
+	if (rc == 0)
+		rc = parameter_bool(rq, "confirmed", &confirmed);
+	if (rc < 0)
+		return rc;
+	if (!reason[0])
+		return refuse(&rq->refusal, -EINVAL, "", "the reason for accepting the clock is empty");
+	if (!confirmed)
+		return refuse(&rq->refusal, -EPERM, "A2", "guard times will count by the clock as it is now: confirm with --yes");
+	rc = guard_accept(&rq->k->tenant, &rq->refusal);
+	if (rc < 0)
+		return rc;
+	/* For the audit entry. */
+	snprintf(text, sizeof(text), "%.60s; reason: %.400s", rq->refusal.text, reason);
+	strcpy(rq->refusal.text, text);
+	return 0;
+}
+
 int do_tenant_lock(struct request *rq)
 {
 	const char *region, *confirm;

@@ -246,7 +246,7 @@ int operation_expire(struct tenant *t, void (*deleted)(void *ctx, const struct r
 	if (rc == 0)
 		rc = registry_env_list(t->registry, &list, &n);
 	for (size_t k = 0; rc == 0 && k < n; k++) {
-		int64_t end = list[k].state == ENV_TENANT_LOCKED ? guard_end(list[k].changed, t->guards.delete_locked_after_ns) : INT64_MAX;
+		int64_t end = list[k].state == ENV_TENANT_LOCKED ? guard_end(t, list[k].changed, t->guards.delete_locked_after_ns) : INT64_MAX;
 
 		if (end != 0) {
 			*ret_next = MIN(*ret_next, end);
@@ -258,7 +258,7 @@ int operation_expire(struct tenant *t, void (*deleted)(void *ctx, const struct r
 		if (claim_take(t, list[k].name, "is being deleted", &claim, &refusal) < 0 || registry_env_get(t->registry, list[k].name, &env) < 0)
 			continue;
 		/* It may have been unlocked while somebody else had it. */
-		if (env.state != ENV_TENANT_LOCKED || guard_end(env.changed, t->guards.delete_locked_after_ns) != 0)
+		if (env.state != ENV_TENANT_LOCKED || guard_end(t, env.changed, t->guards.delete_locked_after_ns) != 0)
 			continue;
 		bool failed = environment_remove(t, &env, &refusal) < 0;
 		deleted(ctx, &list[k], failed ? &refusal : NULL);

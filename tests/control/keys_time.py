@@ -145,4 +145,42 @@ check(not os.path.exists(envs[1].store) and os.path.exists(envs[0].store), "L8: 
 equal(tenant.env("db")["state"], "mounted", "L8: not what was unlocked")
 entry = [e for e in tenant.json("audit")["entries"] if e["request"] == "L8 deletion"]
 equal([(e["object"], e["outcome"]) for e in entry], [("app", "done")], "A1: the deletion is an entry")
+
+print("A3: a clock far ahead once; the operator disowns that time, and no guard time is shorter for it")
+right = int(locked_at + 30 * DAY)
+clock(right)
+tenant.restart()
+tenant.keyctl("key", "upload", "one", *one.given())
+tenant.keyctl("key", "activate", "one", "--yes")    # K8, L3 count from here
+tenant.keyctl("clock", "accept", "--reason", "x", "--yes", ok=(1,))
+clock(right + 3650 * DAY)
+check("A3" not in attention(), "the clock is ahead")
+tenant.keyctl("key", "activate", "two", "--yes")    # the record of a time that is none
+clock(right + HOUR)
+check("keyctl clock accept" in tenant.refused("A3", "tenant", "lock", "--key", *two.given()), "A3 says what to do")
+equal(tenant.keyctl("clock", "accept", "--yes", ok=None).returncode, 2, "a reason is wanted")
+equal(tenant.keyctl("clock", "accept", "--reason", "a wrong time server", ok=None).returncode, 2, "A2: it wants confirmed")
+tenant.keyctl("clock", "accept", "--reason", "a wrong time server", "--yes")
+check("A3" not in attention(), "accepted")
+entry = [e for e in tenant.json("audit")["entries"] if e["request"] == "ClockAccept" and e["outcome"] == "done"]
+check(len(entry) == 1 and "a wrong time server" in entry[0]["detail"] and "later" in entry[0]["detail"], "A1: %s" % entry)
+for at in (right + 2 * HOUR, right + 3 * DAY):      # from the acceptance on, and not from the wrong time
+    clock(at)
+    tenant.restart()
+    tenant.refused("L3", "tenant", "lock", "--key", *two.given())
+clock(right + 3 * DAY + 2 * HOUR)
+lock(two, confirm=False)
+
+print("A3: set back, accepted, a key changed, and set right: the change counts from the time that was disowned")
+clock(right + DAY)
+tenant.restart()
+tenant.keyctl("clock", "accept", "--reason", "to cheat", "--yes")
+clock(right + DAY + 2 * HOUR)
+three = KeyFile(base, "three")
+tenant.keyctl("key", "upload", "three", *three.given())
+clock(right + 5 * DAY)                              # 96 h after the change, by the clock
+tenant.restart()
+tenant.refused("L3", "tenant", "lock", "--key", *two.given())
+clock(right + 6 * DAY + 3 * HOUR)
+lock(two, confirm=False)
 check("whole" in tenant.keyctl("audit", "--verify").stdout, "A1")

@@ -170,6 +170,8 @@ KeyUnlock         -      U1     U1     U1     K7     L6     L6     ok     U1    
 KeyUnlock.other   -      U1     U1     U1     K7     L6     U2     U2     U1     U1     U1
 TenantLock        L1     L3     ok     ok     K7     L6     L1     L1     U1     ok     A3
 TenantLock.other  L1     L1     L1     L1     K7     L6     L1     L1     U1     L1     L1
+ClockAccept       -      -      -      -      -      -      -      -      -      -      ok
+ClockAccept.quiet A2     A2     A2     A2     A2     A2     A2     A2     A2     A2     A2
 TenantLock.text   L1     L3     L2     L2     K7     L6     L1     L1     U1     L2     A3
 """
 REQUESTS = {
@@ -192,6 +194,7 @@ REQUESTS = {
     "KeyActivate.one": lambda: ({"name": "one", "confirmed": True}, ()), "KeyActivate.two": lambda: ({"name": "two", "confirmed": True}, ()),
     "KeyActivate.quiet": lambda: ({"name": "two"}, ()), "KeyUnlock": lambda: ({"name": "one", "key": 0, "password": 1}, pfx(one)),
     "KeyUnlock.other": lambda: ({"name": "one", "key": 0, "password": 1}, pfx(two)),
+    "ClockAccept": lambda: ({"reason": "why", "confirmed": True}, ()), "ClockAccept.quiet": lambda: ({"reason": "why"}, ()),
     "TenantLock": lambda: ({"key": 0, "password": 1}, pfx(one)), "TenantLock.other": lambda: ({"key": 0, "password": 1}, pfx(two)),
     "TenantLock.text": lambda: ({"key": 0, "password": 1, "confirm": "x"}, pfx(one)),
 }

@@ -22,7 +22,7 @@ ROLES = {
     "EnvRotatePause": ADMINS,
     "EnvKey": ADMINS, "EnvDelete": TENANT, "EnvUnlock": TENANT, "EnvApply": TENANT, "EnvReturn": TENANT, "EnvAttach": TENANT,
     "KeyGenerate": TENANT, "KeyUpload": TENANT, "KeyActivate": TENANT, "KeyUnlock": TENANT, "TenantLock": TENANT,
-    "KekShow": {"tenant_admin", "vault_admin"},
+    "ClockAccept": {"platform_operator"}, "KekShow": {"tenant_admin", "vault_admin"},
 }
 # Groups that every Debian has; users are only numbers to the kernel.
 GROUPS = {"tenant_admin": "games", "platform_operator": "news", "vault_admin": "mail", "auditor": "irc"}
