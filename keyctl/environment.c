@@ -12,7 +12,7 @@ static void print_environment(const struct options *o, const json_t *answer)
 	} lines[] = {{"Name", "name"}, {"Type", "type"}, {"Region", "region"}, {"State", "state"}, {"Mount point", "mountpoint"},
 		{"Store", "store"}, {"Key source", "key_source"}, {"Key", "key"}, {"Fingerprint", "fingerprint"},
 		{"Key version", "key_version"}, {"Epoch", "epoch"}, {"Worker", "pid"}, {"Worker's version", "worker_version"},
-		{"Uptime (s)", "uptime"}, {"Restarts", "restarts"}, {"Last failure", "reason"}, {"Open files", "open_files"},
+		{"Uptime (s)", "uptime"}, {"Restarts", "restarts"}, {"Last failure", "reason"}, {"Files in use", "open_files"}, {"Requests by", "transport"},
 		{"Syncs", "syncs"}, {"Intent writes", "intents"}, {"Refused as damaged", "refused"}, {"Re-sealed after crash", "resealed"}};
 	const json_t *env = json_object_get(answer, "environment");
 

@@ -19,7 +19,7 @@ static const struct metric {
 	{"tdefs_syncs_total", "counter", "Flushes below that an fsync or a seal asked for", "syncs"},
 	{"tdefs_read_bytes_total", "counter", "Bytes decrypted for readers", "read_bytes"},
 	{"tdefs_written_bytes_total", "counter", "Bytes encrypted for writers", "written_bytes"},
-	{"tdefs_open_files", "gauge", "Opens of its files by the kernel", "open_files"},
+	{"tdefs_files_in_use", "gauge", "Files that were used lately", "open_files"},
 	{"tdefs_epoch", "gauge", "Mounts of its store so far", "epoch"},
 	{"tdefs_rotating", "gauge", "1 while files move to a new environment key", "rotating"},
 	{"tdefs_rotating_data", "gauge", "1 while content is encrypted again", "rotating_data"},

@@ -105,6 +105,7 @@ json_t *environment_json(struct keeper *k, const struct registry_env *env)
 	json_object_set_new(o, "read_bytes", json_number(st->read_bytes));
 	json_object_set_new(o, "written_bytes", json_number(st->written_bytes));
 	json_object_set_new(o, "open_files", json_number(st->open_files));
+	json_object_set_new(o, "transport", json_string(!answers ? "" : st->rings ? "io_uring" : "device"));
 	json_object_set_new(o, "in_flux", json_string(st->in_flux < ARRAY_LEN(in_flux) ? in_flux[st->in_flux] : ""));
 	json_object_set_new(o, "poisoned", json_boolean(st->poisoned));
 	json_object_set_new(o, "key_version", json_number(st->key_version));

@@ -127,7 +127,7 @@ static void deferred_queue(struct session *s, const struct deferred_job *what)
 	}
 	*job = *what;
 	pthread_mutex_lock(&d->lock);
-	bool now = ring_started(s->ring) && d->held >= RING_QUEUE_DEPTH / 2;
+	bool now = ring_queues(s->ring) && d->held >= RING_QUEUE_DEPTH / 2;
 	if (now)
 		job->req = NULL;
 	d->held += !now;
@@ -141,7 +141,7 @@ static void deferred_queue(struct session *s, const struct deferred_job *what)
 
 void deferred_seek(struct session *s, fuse_req_t req, fuse_ino_t ino, uint64_t off, int whence)
 {
-	if (ring_started(s->ring))
+	if (ring_queues(s->ring))
 		fuse_reply_err(req, ENOSYS);
 	else
 		deferred_queue(s, &(struct deferred_job){.req = req, .ino = ino, .off = off, .whence = whence});

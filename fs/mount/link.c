@@ -84,6 +84,7 @@ static const struct field fields[] = {
 	FIELD(66, 6, status.rotate_left),
 	FIELD(67, 6, status.rotate_held_ns),
 	FIELD(68, 6, status.in_flux),
+	FIELD(69, 6, status.rings),
 	TEXT(256, 6, finding.kind),
 	TEXT(257, 6, finding.text),
 	TEXT(258, 6, finding.lower),

@@ -59,7 +59,8 @@ struct link_status {
 	uint64_t epoch;
 	uint8_t uuid[16];
 	uint64_t refused, resealed, intents, syncs, read_bytes, written_bytes;
-	uint64_t open_files;
+	uint64_t open_files; /* that were used lately */
+	uint64_t rings;      /* io_uring queues that requests come through; 0: through /dev/fuse */
 	uint8_t poisoned, memory_locked;
 	uint8_t left_clean; /* of a worker that has unmounted: the store's header says clean, durably */
 	uint8_t scrub_running;

@@ -412,9 +412,9 @@ int ring_new(int device, size_t request_max, unsigned helpers, void (*serve)(voi
 	return 0;
 }
 
-bool ring_started(struct ring *r)
+unsigned ring_queues(struct ring *r)
 {
-	return r && atomic_load_explicit(&r->started, memory_order_acquire);
+	return r && atomic_load_explicit(&r->started, memory_order_acquire) ? r->queue_count : 0;
 }
 
 int ring_start(struct ring *r)

@@ -21,8 +21,8 @@ bool ring_offered(void);
 int ring_new(int device, size_t request_max, unsigned helpers, void (*serve)(void *ctx, void *request, size_t len), void *ctx,
 	struct ring **ret) MUST_CHECK;
 int ring_start(struct ring *r) MUST_CHECK;
-/* Whether requests come this way. NULL: no. */
-bool ring_started(struct ring *r);
+/* How many there are that requests come through: none before the start, or for NULL. */
+unsigned ring_queues(struct ring *r);
 /* From any thread: takes the reply to a request that came through r; false: it came another way. */
 bool ring_reply(struct ring *r, const struct iovec *iov, int count);
 /* Where the reply to the request that this thread serves will lie: what is put there need not be copied. NULL: there is none. */

@@ -204,6 +204,7 @@ static void worker_status_volume(struct worker *w, struct link_status *st)
 	if (volume_last_unclean(w->v) && !w->v->options.read_only)
 		st->in_flux = atomic_load(&w->session.rotate.running) ? LINK_FLUX_LOOKED_AT : LINK_FLUX_KEPT;
 	st->open_files = inode_open_files(&w->session.inodes);
+	st->rings = ring_queues(w->session.ring);
 }
 
 /* What tdefsd has to know of a mount that is over. */

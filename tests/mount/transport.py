@@ -16,21 +16,11 @@ def allow(word):
         f.write(word)
 
 
-def queues(worker):
-    """The threads that serve a ring."""
-    tasks = "/proc/%d/task" % worker.process.pid
-    names = []
-    for t in os.listdir(tasks):
-        with open("%s/%s/comm" % (tasks, t)) as f:
-            names.append(f.read().strip())
-    return names.count("ring")
-
-
 def not_to_be_had(base):
     """Asked for and refused by the kernel: a warning that says what is missing, and a mount."""
     worker = tdefs.Worker(base, "none", arguments=["--transport", "io_uring"])
     worker.start()
-    tdefs.check(queues(worker) == 0, "it does without")
+    tdefs.equal(worker.status()["rings"], "0", "queues where there is no io_uring")
     with open(worker.mnt + "/f", "w") as f:
         f.write("x")
     with open(worker.log_path) as f:
@@ -43,7 +33,7 @@ def holes_and_direct_writes(base):
     entries, to a file that others read through the page cache meanwhile."""
     worker = tdefs.Worker(base, "wait", arguments=["--transport", "io_uring"])
     worker.start()
-    tdefs.check(queues(worker) == os.cpu_count(), "a queue for each CPU")
+    tdefs.equal(worker.status()["rings"], str(os.cpu_count()), "a queue for each CPU")
     path = worker.mnt + "/f"
     fd = os.open(path, os.O_RDWR | os.O_CREAT)
     os.pwrite(fd, b"a" * 8192, 0)
@@ -57,6 +47,26 @@ def holes_and_direct_writes(base):
     worker.stop()
 
 
+def by_setting(base):
+    """mount.transport, what keyctl says of it, and a lock of what comes through rings."""
+    for setting, allowed, used in (("auto", "N", "device"), ("auto", "Y", "io_uring"), ("device", "Y", "device"), ("io_uring", "Y", "io_uring")):
+        allow(allowed)
+        where = os.path.join(base, setting + allowed)
+        os.mkdir(where)
+        keeper = tdefs.Keeper(where, 'mount: { transport = "%s"; };' % setting).start()
+        env = tdefs.Environment(keeper).start()
+        with open(env.mnt + "/f", "w") as f:
+            f.write("secret" * 1000)
+        tdefs.equal(keeper.json("env", "show", "env")["transport"], used, "transport %s where the kernel says %s" % (setting, allowed))
+        keeper.keyctl("lock", "env")
+        tdefs.check(not tdefs.mounted(env.mnt), "locked")
+        keeper.keyctl("unlock", "env")
+        with open(env.mnt + "/f") as f:
+            tdefs.equal(f.read(), "secret" * 1000, "after the unlock")
+        env.stop()
+        keeper.stop()
+
+
 def main():
     base = tdefs.scratch()
     if not os.path.exists(PARAMETER):
@@ -68,6 +78,7 @@ def main():
     not_to_be_had(base)
     allow("Y")
     holes_and_direct_writes(base)
+    by_setting(base)
     for script in ("posix_tree", "model", "concurrent"):
         done = subprocess.run([sys.executable, "%s/%s.py" % (HERE, script)], env=dict(os.environ, TDEFS_TRANSPORT="io_uring"))
         tdefs.equal(done.returncode, 0, "exit status of %s over io_uring" % script)

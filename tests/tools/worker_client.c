@@ -53,9 +53,9 @@ int main(int argc, char **argv)
 		return 1;
 	}
 	const struct link_status *s = &m.status;
-	printf("pid=%d epoch=%llu refused=%llu resealed=%llu intents=%llu syncs=%llu open=%llu scrub=%u/%llu/%llu/%llu\n",
+	printf("pid=%d epoch=%llu refused=%llu resealed=%llu intents=%llu syncs=%llu open=%llu rings=%llu scrub=%u/%llu/%llu/%llu\n",
 		s->pid, (unsigned long long)s->epoch, (unsigned long long)s->refused, (unsigned long long)s->resealed,
-		(unsigned long long)s->intents, (unsigned long long)s->syncs, (unsigned long long)s->open_files,
+		(unsigned long long)s->intents, (unsigned long long)s->syncs, (unsigned long long)s->open_files, (unsigned long long)s->rings,
 		s->scrub_running, (unsigned long long)s->scrub_files, (unsigned long long)s->scrub_blocks,
 		(unsigned long long)s->scrub_bad);
 	return 0;
