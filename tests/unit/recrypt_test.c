@@ -228,7 +228,10 @@ static void recrypt_many_small_files_in_one_step(void **state)
 		files[k].content = c[k];
 	}
 	/* One of them is damaged: it stays as it is, and the others do not mind. */
-	assert_int_equal(pwrite(c[7]->fd, "?", 1, (off_t)extent_data_off(0)), 1);
+	uint8_t byte;
+	assert_int_equal(pread(c[7]->fd, &byte, 1, (off_t)extent_data_off(0)), 1);
+	byte ^= 1;
+	assert_int_equal(pwrite(c[7]->fd, &byte, 1, (off_t)extent_data_off(0)), 1);
 	begin_for(v, c, RECRYPT_FILES_MAX);
 	assert_int_equal(recrypt_new(v, &r), 0);
 	assert_int_equal(recrypt_step(r, files, RECRYPT_FILES_MAX, &bytes), 0);
