@@ -314,10 +314,17 @@ static void forgotten_before_looked_at(struct recording *r)
 {
 	size_t before;
 
-	/* open, write, fsync, rename, fsync of the directory: they come right after those of the header before. */
-	for (size_t k = 0; (k = next_forgetting(r, k, &before)) < r->count; k++)
-		for (size_t n = 0; n < 5 && k + 3 < r->count; n++)
-			move(r, k - 1 + n, before + 4 + n);
+	/* What is done to the new header, up to its rename and the fsync after it, comes right after those of the header before. */
+	for (size_t k = 0; (k = next_forgetting(r, k, &before)) < r->count; k++) {
+		uint32_t header = r->records[k].obj;
+		size_t to = before + 4, end = k;
+
+		while (end < r->count && (r->records[end].op != IO_RENAME || r->records[end].made != header))
+			end++;
+		for (size_t i = to; end + 1 < r->count && i <= end + 1; i++)
+			if (r->records[i].obj == header || r->records[i].made == header || i == end + 1)
+				move(r, i, to++);
+	}
 }
 
 const struct plant plants[] = {
