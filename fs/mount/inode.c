@@ -276,7 +276,7 @@ int inode_set_times(struct inode *i, const struct timespec ts[2])
 	if (rc == 0 && mtime) {
 		i->mtime = ts[1];
 		i->has_mtime = true;
-		atomic_store(&i->mtime_told_ns, clock_monotonic_ns());
+		i->mtime_told_ns = clock_monotonic_ns();
 	} else if (mtime) {
 		inode_touch(i);
 	}
@@ -289,19 +289,8 @@ void inode_touch(struct inode *i)
 	atomic_store_explicit(&i->touched, true, memory_order_relaxed);
 }
 
-#define MTIME_LATELY_NS UINT64_C(1000000000)
-
-void inode_wrote(struct inode *i)
-{
-	uint64_t told = atomic_load_explicit(&i->mtime_told_ns, memory_order_relaxed);
-
-	inode_touch(i);
-	if (told == 0 || clock_monotonic_ns() - told > MTIME_LATELY_NS)
-		return;
-	pthread_mutex_lock(&i->lock);
-	inode_restore_mtime_locked(i);
-	pthread_mutex_unlock(&i->lock);
-}
+/* More than a tick of the kernel's clock: then what it said does not change with every write. */
+#define MTIME_LATELY_NS UINT64_C(20000000)
 
 void inode_changed(struct inode_table *t, struct inode *i)
 {
@@ -314,8 +303,9 @@ int inode_sync(struct inode_table *t, struct inode *i, struct content *c, bool d
 
 	pthread_mutex_lock(&i->lock);
 	bool whole = !data_only && (i->synced != changes || i->synced_names != names);
-	/* What moved by the kernel's clock it has said before. */
-	inode_restore_mtime_locked(i);
+	/* What moved by the kernel's clock it has said before. To put back less than a tick, each time, would cost as much as the write. */
+	if (whole || clock_monotonic_ns() - i->mtime_told_ns > MTIME_LATELY_NS)
+		inode_restore_mtime_locked(i);
 	pthread_mutex_unlock(&i->lock);
 	int rc = content_sync(c, !whole);
 	if (rc < 0 || !whole)

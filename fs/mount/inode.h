@@ -5,7 +5,7 @@
  *
  * The kernel keeps mtime of regular files: it takes ours when it first sees the file, and says what it is only when it moves
  * by its own clock. A write that reaches the lower file within the same tick, or after what the kernel said of it, would move it there
- * unseen; so it is put back: at once where the kernel has spoken lately, else with the next seal or sync. */
+ * unseen; so it is put back with the next seal, sync or close; by a sync only once that is longer ago than a tick. */
 #pragma once
 #include "store/content.h"
 #include "store/dir.h"
@@ -26,7 +26,7 @@ struct inode {
 	bool has_id;           /* lock */
 	struct timespec mtime; /* of a regular file, as the kernel has it; lock */
 	bool has_mtime;        /* lock */
-	atomic_uint_fast64_t mtime_told_ns; /* when the kernel last said what mtime is, CLOCK_MONOTONIC */
+	uint64_t mtime_told_ns; /* when the kernel last said what mtime is, CLOCK_MONOTONIC; lock */
 	bool bare;             /* made by this worker, and no extended attribute set since; lock */
 	atomic_bool touched;   /* the lower file was written since mtime was set */
 	atomic_uint_fast64_t cached_ns; /* when the kernel last read into its page cache, CLOCK_MONOTONIC */
@@ -77,8 +77,6 @@ void inode_mtime(struct inode *i, struct timespec *mtime);
 /* utimensat(2): ts[1] of a regular file is never UTIME_NOW. */
 int inode_set_times(struct inode *i, const struct timespec ts[2]) MUST_CHECK;
 void inode_touch(struct inode *i);
-/* The same after a write by the kernel. */
-void inode_wrote(struct inode *i);
 /* fsync(2), data_only fdatasync(2), of the content that i has open. Where nothing but bytes changed since the last fsync it is
  * an fdatasync below: mtime, which each write moves there, would cost a flush for the lower file system's journal. */
 int inode_sync(struct inode_table *t, struct inode *i, struct content *c, bool data_only) MUST_CHECK;

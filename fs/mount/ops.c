@@ -29,16 +29,25 @@ int ops_gate(const struct session *s)
 	return atomic_load_explicit(&s->closed, memory_order_relaxed) ? -EIO : 0;
 }
 
-void ops_attr_begin(struct inode *i)
+/* A file that is being written: its next write may not have to tell the kernel, which would ask again before each. */
+static bool attr_is_busy(struct inode *i)
 {
-	if (S_ISREG(i->type))
-		atomic_store(&i->told_long, true);
+	/* First: whoever changes it from here on will tell. */
+	atomic_store(&i->told_long, true);
+	struct content *c = inode_hold(i);
+	bool busy = c && content_is_changed(c);
+	if (c)
+		inode_release(i);
+	if (busy)
+		atomic_store(&i->told_long, false);
+	return busy;
 }
 
-int ops_attr(struct session *s, struct inode *i, const struct stat *lower, struct stat *ret)
+int ops_attr(struct session *s, struct inode *i, const struct stat *lower, struct stat *ret, double *ret_timeout)
 {
 	*ret = *lower;
 	ret->st_blksize = BLOCK_SIZE;
+	*ret_timeout = S_ISREG(i->type) && attr_is_busy(i) ? BUSY_TIMEOUT : CACHE_TIMEOUT;
 	if (S_ISREG(lower->st_mode)) {
 		struct content *c = inode_hold(i);
 
@@ -56,19 +65,6 @@ int ops_attr(struct session *s, struct inode *i, const struct stat *lower, struc
 	return 0;
 }
 
-/* lower was asked before i was known: it may have been written since. */
-static double entry_timeout(struct inode *i)
-{
-	ops_attr_begin(i);
-	struct content *c = inode_hold(i);
-	bool changed = c && content_is_changed(c);
-	if (c)
-		inode_release(i);
-	if (changed)
-		atomic_store(&i->told_long, false);
-	return changed ? BUSY_TIMEOUT : CACHE_TIMEOUT;
-}
-
 int ops_entry(struct session *s, int fd, const struct stat *lower, struct fuse_entry_param *ret)
 {
 	struct inode *i;
@@ -77,8 +73,7 @@ int ops_entry(struct session *s, int fd, const struct stat *lower, struct fuse_e
 	if (rc < 0)
 		return rc;
 	*ret = (struct fuse_entry_param){.ino = (uintptr_t)i, .entry_timeout = CACHE_TIMEOUT};
-	ret->attr_timeout = entry_timeout(i);
-	rc = ops_attr(s, i, lower, &ret->attr);
+	rc = ops_attr(s, i, lower, &ret->attr, &ret->attr_timeout);
 	if (rc < 0)
 		inode_put(&s->inodes, i, 1);
 	return rc;

@@ -64,7 +64,7 @@ static bool file_cached_lately(struct inode *i)
 /* After a change to the bytes of i: mtime, and how many blocks there are. */
 static void file_changed(struct session *s, fuse_ino_t ino, struct inode *i)
 {
-	inode_wrote(i);
+	inode_touch(i);
 	if (atomic_load_explicit(&i->told_long, memory_order_relaxed) && atomic_exchange(&i->told_long, false))
 		(void)fuse_lowlevel_notify_inval_inode(s->se, ino, -1, 0); /* attributes only: waits for nothing */
 }

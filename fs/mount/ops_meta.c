@@ -15,16 +15,16 @@ static void meta_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *
 	struct session *s = ops_session(req);
 	struct inode *i = ops_inode(s, ino);
 	struct stat st, attr;
+	double timeout;
+	int rc = io_fstatat(i->fd, "", &st, AT_EMPTY_PATH);
 
 	(void)fi;
-	ops_attr_begin(i);
-	int rc = io_fstatat(i->fd, "", &st, AT_EMPTY_PATH);
 	if (rc == 0)
-		rc = ops_attr(s, i, &st, &attr);
+		rc = ops_attr(s, i, &st, &attr, &timeout);
 	if (rc < 0)
 		ops_reply_error(req, rc);
 	else
-		fuse_reply_attr(req, &attr, CACHE_TIMEOUT);
+		fuse_reply_attr(req, &attr, timeout);
 }
 
 static int setattr_size(struct session *s, struct inode *i, uint64_t size)
@@ -93,6 +93,7 @@ static void meta_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int 
 	struct session *s = ops_session(req);
 	struct inode *i = ops_inode(s, ino);
 	struct stat st, out;
+	double timeout;
 	/* Of a fallocate that takes suid and sgid nothing arrives but this. */
 	bool kills = device_kill_privileges() || (to_set == 0 && S_ISREG(i->type));
 	int rc = volume_writable(s->v);
@@ -117,18 +118,17 @@ static void meta_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int 
 		rc = setattr_size(s, i, (uint64_t)attr->st_size);
 	if (rc == 0 && (to_set & (FUSE_SET_ATTR_ATIME | FUSE_SET_ATTR_MTIME)))
 		rc = setattr_times(i, attr, to_set);
-	ops_attr_begin(i);
 	if (rc == 0 && to_set == (FUSE_SET_ATTR_MTIME | FUSE_SET_ATTR_CTIME))
 		rc = setattr_stat_without_times(i, attr, &st);
 	else if (rc == 0)
 		rc = io_fstatat(i->fd, "", &st, AT_EMPTY_PATH);
 	if (rc == 0)
-		rc = ops_attr(s, i, &st, &out);
+		rc = ops_attr(s, i, &st, &out, &timeout);
 	inode_changed(&s->inodes, i);
 	if (rc < 0)
 		ops_reply_error(req, rc);
 	else
-		fuse_reply_attr(req, &out, CACHE_TIMEOUT);
+		fuse_reply_attr(req, &out, timeout);
 }
 
 static void meta_statfs(fuse_req_t req, fuse_ino_t ino)

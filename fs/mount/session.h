@@ -67,10 +67,8 @@ struct session *ops_session(fuse_req_t req);
 struct inode *ops_inode(struct session *s, fuse_ino_t ino);
 /* -EIO once a lock is under way. */
 int ops_gate(const struct session *s) MUST_CHECK;
-/* What the kernel is told of i, which it may believe for CACHE_TIMEOUT; begin comes before lower is asked, so that it hears of what
- * changes from there on (ops_file.c). */
-void ops_attr_begin(struct inode *i);
-int ops_attr(struct session *s, struct inode *i, const struct stat *lower, struct stat *ret) MUST_CHECK;
+/* What the kernel is told of i, and for how many seconds it may believe it. */
+int ops_attr(struct session *s, struct inode *i, const struct stat *lower, struct stat *ret, double *ret_timeout) MUST_CHECK;
 int ops_entry(struct session *s, int fd, const struct stat *lower, struct fuse_entry_param *ret) MUST_CHECK;
 /* Who a new object in dir belongs to: setgid inheritance, umask unless a default ACL stands for it. */
 int ops_owner(struct session *s, fuse_req_t req, struct inode *dir, mode_t mode, struct dir_owner *ret) MUST_CHECK;

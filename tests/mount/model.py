@@ -197,6 +197,8 @@ class Run:
                 s.end()
             if what == "kill":
                 mount.sync_all()
+                time.sleep(0.03)                        # mtime below is exact with a sync that comes later than a tick (README)
+                mount.sync_all()
             before = mount.mtimes()
             if what == "remount":
                 self.worker.remount()
