@@ -165,8 +165,9 @@ static int decode_fields(const uint8_t *p, const uint8_t *end, struct link_messa
 		p += FIELD_HEADER_SIZE;
 		if (n > (size_t)(end - p))
 			return -EPROTO;
+		/* A text is what comes before its first NUL. */
 		if (f)
-			memcpy((uint8_t *)m + offset, p, MIN(n, f->text ? f->size - 1 : f->size));
+			memcpy((uint8_t *)m + offset, p, f->text ? strnlen((const char *)p, MIN(n, f->size - 1)) : MIN(n, f->size));
 		if (!f || (n > f->size && !f->text))
 			m->unknown = true;
 		p += n;

@@ -7,5 +7,6 @@ struct plant {
 	const char *name;
 	void (*workload)(struct recording *r); /* changes the record of a workload */
 	void (*recovery)(struct recording *r); /* changes the record of a recovery */
+	const char *only;                      /* the workload that it is in; NULL: any */
 };
 extern const struct plant plants[]; /* ends with one without a name */
