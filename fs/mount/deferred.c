@@ -15,7 +15,7 @@
 
 struct deferred_job {
 	struct deferred_job *next;
-	fuse_req_t req; /* NULL: answered */
+	fuse_req_t req; /* NULL: answered, and the kernel may forget the inode at any time */
 	fuse_ino_t ino;
 	uint64_t off;
 	size_t len; /* written; 0: seek */
@@ -23,6 +23,12 @@ struct deferred_job {
 };
 
 #define READERS_REST_NS UINT64_C(1000000000)
+
+/* Has the kernel let go of the pages that a write left stale. */
+static void deferred_drop(struct session *s, const struct deferred_job *job)
+{
+	(void)fuse_lowlevel_notify_inval_inode(s->se, job->ino, (off_t)job->off, (off_t)job->len);
+}
 
 static void deferred_written_answer(struct session *s, const struct deferred_job *job)
 {
@@ -32,11 +38,10 @@ static void deferred_written_answer(struct session *s, const struct deferred_job
 	 * waiting until they are, and that is seen. */
 	bool all = clock_monotonic_ns() - cached > READERS_REST_NS;
 
-	(void)fuse_lowlevel_notify_inval_inode(s->se, job->ino, all ? 0 : (off_t)job->off, all ? 0 : (off_t)job->len);
+	deferred_drop(s, all ? &(struct deferred_job){.ino = job->ino} : job);
 	if (all)
 		atomic_compare_exchange_strong(&i->cached_ns, &cached, 0);
-	if (job->req)
-		fuse_reply_write(job->req, job->len);
+	fuse_reply_write(job->req, job->len);
 }
 
 static void deferred_seek_answer(struct session *s, const struct deferred_job *job)
@@ -76,7 +81,9 @@ static void *deferred_run(void *arg)
 		if (!d->head)
 			d->tail = &d->head;
 		pthread_mutex_unlock(&d->lock);
-		if (job->len)
+		if (!job->req)
+			deferred_drop(s, job);
+		else if (job->len)
 			deferred_written_answer(s, job);
 		else
 			deferred_seek_answer(s, job);
