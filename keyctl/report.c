@@ -37,7 +37,7 @@ static void health_text(const json_t *env, char ret[160])
 		if (json_is_true(json_object_get(env, "rotate_paused")))
 			snprintf(ret + n, 160 - n, "%srotation paused", n ? ", " : "");
 		else if (json_is_true(json_object_get(env, "rotating")))
-			snprintf(ret + n, 160 - n, "%srotating (%lld files)", n ? ", " : "", number_of(env, "rotated_files"));
+			snprintf(ret + n, 160 - n, "%srotating (%lld %%)", n ? ", " : "", number_of(env, "rotate_percent"));
 		else if (json_is_true(json_object_get(env, "rotating_data")))
 			snprintf(ret + n, 160 - n, "%srotating data (%lld %%)", n ? ", " : "", number_of(env, "rotate_percent"));
 	}

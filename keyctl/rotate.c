@@ -30,12 +30,12 @@ static void progress_text(const json_t *env, char ret[200])
 		snprintf(ret, 200, "%lld %% of %lld MiB are under new keys, %lld MiB/s%s", number_of(env, "rotate_percent"),
 			number_of(env, "rotate_total") >> 20, number_of(env, "rotate_rate") >> 20, when);
 	else if (strcmp(phase, "key") == 0)
-		snprintf(ret, 200, "%lld files are under key version %lld, %lld files/s", number_of(env, "rotated_files"),
-			number_of(env, "key_version"), number_of(env, "rotate_files_rate"));
+		snprintf(ret, 200, "%lld %% of the files are under key version %lld, %lld files/s%s", number_of(env, "rotate_percent"),
+			number_of(env, "key_version"), number_of(env, "rotate_files_rate"), when);
 	else if (strcmp(phase, "counting") == 0)
 		snprintf(ret, 200, "what there is to do is being counted");
 	else if (strcmp(phase, "recovering") == 0)
-		snprintf(ret, 200, "what a crash left half done is being ended");
+		snprintf(ret, 200, "what a crash left half done is being ended, %lld %%%s", number_of(env, "rotate_percent"), when);
 	else if (text_of(env, "rotate_error")[0])
 		snprintf(ret, 200, "waits: %.150s", text_of(env, "rotate_error"));
 	else

@@ -211,6 +211,11 @@ int io_pwrite_durable(int fd, const void *buf, size_t len, uint64_t off)
 	return io_pwritev_flags(fd, &(struct iovec){(void *)(uintptr_t)buf, len}, 1, off, RWF_DSYNC, NULL);
 }
 
+void io_read_ahead(int fd, size_t len, uint64_t off)
+{
+	(void)!posix_fadvise(fd, (off_t)off, (off_t)len, POSIX_FADV_WILLNEED);
+}
+
 int io_fsync(int fd)
 {
 	return (int)IO_CALL(fsync(fd), .op = IO_FSYNC, .fd = fd);

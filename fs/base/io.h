@@ -54,6 +54,8 @@ int io_pread_full(int fd, void *buf, size_t len, uint64_t off, uint64_t *ret_len
 int io_pwrite_full(int fd, const void *buf, size_t len, uint64_t off) MUST_CHECK;
 /* As with O_DSYNC: when it returns, these bytes are on the disk. Waits for no others of the file, which fdatasync does. */
 int io_pwrite_durable(int fd, const void *buf, size_t len, uint64_t off) MUST_CHECK;
+/* Begins to read what will be wanted soon; promises nothing. */
+void io_read_ahead(int fd, size_t len, uint64_t off);
 int io_fsync(int fd) MUST_CHECK;
 int io_fdatasync(int fd) MUST_CHECK;
 int io_syncfs(int fd) MUST_CHECK;

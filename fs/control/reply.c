@@ -35,20 +35,20 @@ static void environment_key(struct keeper *k, const struct registry_env *env, js
 static void rotation_json(const struct link_status *st, json_t *o)
 {
 	static const char *const phases[] = {"", "recovering", "key", "counting", "data"};
-	uint64_t percent = st->rotate_total ? MIN(st->rotate_bytes * 100 / st->rotate_total, 100u) : 0, seconds = 0;
+	uint64_t percent = st->rotate_total ? MIN(st->rotate_done * 100 / st->rotate_total, 100u) : 0;
+	bool data = st->rotate_phase == ARRAY_LEN(phases) - 1;
+	uint64_t files = data ? st->rotate_files : st->rotate_done;
 	double s = (double)st->rotate_ns / 1e9, rate = s > 0.1 ? (double)st->rotate_encrypted / s : 0;
 
-	if (rate > 0 && st->rotate_total > st->rotate_bytes)
-		seconds = (uint64_t)((double)(st->rotate_total - st->rotate_bytes) / rate);
 	json_object_set_new(o, "rotating_data", json_boolean(st->rotating_data));
 	json_object_set_new(o, "rotate_paused", json_boolean(st->rotate_paused));
 	json_object_set_new(o, "rotate_phase", json_string(st->rotate_phase < ARRAY_LEN(phases) ? phases[st->rotate_phase] : ""));
 	json_object_set_new(o, "rotate_percent", json_number(percent));
-	json_object_set_new(o, "rotate_bytes", json_number(st->rotate_bytes));
-	json_object_set_new(o, "rotate_total", json_number(st->rotate_total));
+	json_object_set_new(o, "rotate_bytes", json_number(data ? st->rotate_done : 0));
+	json_object_set_new(o, "rotate_total", json_number(data ? st->rotate_total : 0));
 	json_object_set_new(o, "rotate_rate", json_number((uint64_t)rate));
-	json_object_set_new(o, "rotate_files_rate", json_number((uint64_t)(s > 0.1 ? (double)st->rotate_files / s : 0)));
-	json_object_set_new(o, "rotate_seconds_left", json_number(seconds));
+	json_object_set_new(o, "rotate_files_rate", json_number((uint64_t)(s > 0.1 ? (double)files / s : 0)));
+	json_object_set_new(o, "rotate_seconds_left", json_number((st->rotate_left_ns + 999999999u) / 1000000000u));
 	json_object_set_new(o, "rotate_left", json_number(st->rotate_left));
 	json_object_set_new(o, "rotate_held_us", json_number(st->rotate_held_ns / 1000));
 }

@@ -72,7 +72,8 @@ struct link_status {
 	int32_t rotate_error;  /* of the last walk, which is tried again at the next mount or order */
 	uint32_t rotating_data, rotate_paused;
 	uint32_t rotate_phase; /* enum rotate_phase */
-	uint64_t rotate_bytes, rotate_total; /* of content: gone through, and there are; 0: not known yet */
+	uint64_t rotate_done, rotate_total; /* of the phase: gone through, and there is (bytes of the data phase, else files); 0: not known yet */
+	uint64_t rotate_left_ns; /* for how long the phase goes on; 0: not known */
 	uint64_t rotate_encrypted, rotate_ns; /* bytes encrypted again, and since when the phase runs */
 	uint64_t rotate_left;  /* files that do not verify */
 	uint64_t rotate_held_ns; /* the longest that blocks were withheld from others */

@@ -20,7 +20,6 @@ struct batch {
 	unsigned count;
 	uint64_t blocks;
 	struct inode *inodes[RECRYPT_FILES_MAX];
-	uint64_t sizes[RECRYPT_FILES_MAX];
 	struct recrypt_file files[RECRYPT_FILES_MAX];
 	char *names[RECRYPT_FILES_MAX]; /* for messages */
 };
@@ -46,6 +45,37 @@ static bool rotate_under_way(struct volume *v)
 static bool rotate_crashed(struct volume *v)
 {
 	return journal_pending(v) > 0 || volume_last_unclean(v) > 0;
+}
+
+/* ---- how far it is ---- */
+
+/* What a file counts for in the data phase: holes take no time. */
+static uint64_t rotate_weight(const struct stat *st)
+{
+	return MIN((uint64_t)st->st_size, (uint64_t)st->st_blocks * 512);
+}
+
+/* The passes after the first find little, and are short. */
+static void rotate_passed(struct rotate *r, uint64_t amount)
+{
+	if (r->first_pass)
+		atomic_fetch_add(&r->done, amount);
+}
+
+static void rotate_worked(struct rotate *r, uint64_t amount, uint64_t since_ns)
+{
+	atomic_fetch_add(&r->worked, amount);
+	atomic_fetch_add(&r->work_ns, clock_monotonic_ns() - since_ns);
+}
+
+uint64_t rotate_left_ns(const struct rotate *r)
+{
+	uint64_t done = atomic_load(&r->done), total = atomic_load(&r->total);
+	bool data = atomic_load(&r->phase) == ROTATE_DATA;
+	uint64_t worked = data ? atomic_load(&r->worked) : done;
+	uint64_t ns = data ? atomic_load(&r->work_ns) : clock_monotonic_ns() - atomic_load(&r->begun_ns);
+
+	return worked && total > done ? (uint64_t)((double)(total - done) / (double)worked * (double)ns) : 0;
 }
 
 /* ---- one object ---- */
@@ -212,21 +242,19 @@ static void rotate_rest(struct rotate *r, uint64_t took_ns)
 static void rotate_refused(struct rotate *r, const char *plain, int rc)
 {
 	atomic_fetch_add(&r->left, 1);
-	log_warn("%s: rotation: %s %s and keeps its key", r->session->name, plain,
+	log_warn("%s: rotation: %s %s and keeps its key", r->session->name, plain ? plain : "a file",
 		rc == -EBADMSG ? "does not verify" : strerror(-rc));
 }
 
 /* One step for files[0..n]; results are theirs. */
-static int rotate_step(struct rotate *r, struct recrypt_file *files, unsigned n)
+static int rotate_step(struct rotate *r, struct recrypt_file *files, unsigned n, uint64_t *ret_bytes)
 {
-	uint64_t bytes = 0, begun = clock_monotonic_ns();
-	int rc = atomic_load(&r->stop) ? -ECANCELED : recrypt_step(r->recrypt, files, n, &bytes);
+	uint64_t begun = clock_monotonic_ns();
+	int rc = atomic_load(&r->stop) ? -ECANCELED : recrypt_step(r->recrypt, files, n, ret_bytes);
 
 	if (rc < 0)
 		return rc;
-	atomic_fetch_add(&r->encrypted, bytes);
-	if (n == 1)
-		atomic_fetch_add(&r->bytes, bytes);
+	atomic_fetch_add(&r->encrypted, *ret_bytes);
 	if (recrypt_held_ns(r->recrypt) > atomic_load(&r->held_ns))
 		atomic_store(&r->held_ns, recrypt_held_ns(r->recrypt));
 	rotate_rest(r, clock_monotonic_ns() - begun);
@@ -236,7 +264,8 @@ static int rotate_step(struct rotate *r, struct recrypt_file *files, unsigned n)
 static int batch_flush(struct rotate *r)
 {
 	struct batch *b = r->batch;
-	int rc = b->count ? rotate_step(r, b->files, b->count) : 0;
+	uint64_t bytes = 0;
+	int rc = b->count ? rotate_step(r, b->files, b->count, &bytes) : 0;
 
 	for (unsigned k = 0; k < b->count; k++) {
 		int one = b->files[k].result;
@@ -250,8 +279,6 @@ static int batch_flush(struct rotate *r)
 		r->found += rc == 0 && one > 0;
 		inode_touch(b->inodes[k]);
 		rotate_close(r, b->inodes[k]);
-		if (rc == 0)
-			atomic_fetch_add(&r->bytes, b->sizes[k]);
 		free(b->names[k]);
 	}
 	b->count = 0;
@@ -259,52 +286,73 @@ static int batch_flush(struct rotate *r)
 	return rc;
 }
 
-static int rotate_large(struct rotate *r, struct inode *i, struct content *c, const char *plain)
+static int rotate_large(struct rotate *r, struct inode *i, struct content *c, const struct walk_at *at, uint64_t weight)
 {
 	struct recrypt_file file = {.content = c};
-	uint64_t before = atomic_load(&r->bytes), size = content_size(c);
+	uint64_t before = atomic_load(&r->done), behind = recrypt_bytes_behind(c);
 	struct stat st;
 	int rc = 0;
 
+	rotate_passed(r, MIN(behind, weight));
 	while (rc == 0 && file.result == 0) {
+		uint64_t begun = clock_monotonic_ns(), bytes = 0;
+
 		/* What loses its name meanwhile needs no new key. */
 		if (io_fstatat(i->fd, "", &st, AT_EMPTY_PATH) == 0 && st.st_nlink == 0)
 			break;
-		rc = rotate_step(r, &file, 1);
+		rc = rotate_step(r, &file, 1, &bytes);
 		inode_touch(i);
+		rotate_worked(r, bytes, begun);
+		behind += bytes;
+		if (r->first_pass)
+			atomic_store(&r->done, before + MIN(behind, weight));
 	}
 	if (rc < 0)
 		return rc;
 	if (file.result < 0 && file.result != -EBADMSG)
 		return file.result;
-	if (file.result < 0)
+	if (file.result < 0) {
+		CLEANUP_FREE char *plain = walk_path(r->session->v, at);
+
 		rotate_refused(r, plain, file.result);
-	else if (file.result > 0)
+	} else if (file.result > 0) {
 		atomic_fetch_add(&r->files, 1);
+	}
 	r->found += file.result > 0;
-	/* Holes count as gone through. */
-	atomic_store(&r->bytes, before + size);
+	if (r->first_pass)
+		atomic_store(&r->done, before + weight);
 	return 0;
 }
 
-static int visit_data(void *ctx, int fd, const struct stat *st, const char *plain)
+/* Takes i over. */
+static int rotate_small(struct rotate *r, struct inode *i, struct content *c, const struct walk_at *at, uint64_t blocks)
 {
-	struct rotate *r = ctx;
+	struct batch *b = r->batch;
+	int rc = 0;
+
+	if (b->count >= recrypt_files(r->recrypt) || b->blocks + blocks > recrypt_room(r->recrypt))
+		rc = batch_flush(r);
+	b->inodes[b->count] = i;
+	b->names[b->count] = walk_path(r->session->v, at);
+	b->files[b->count++] = (struct recrypt_file){.content = c};
+	b->blocks += blocks;
+	return rc;
+}
+
+/* Of a file whose content was encrypted before. */
+static int rotate_old(struct rotate *r, int fd, const struct stat *st, const struct walk_at *at)
+{
 	struct batch *b = r->batch;
 	struct content *c;
 	struct inode *i;
+	uint64_t begun = clock_monotonic_ns(), weight = rotate_weight(st);
+	int rc = rotate_open(r, fd, st, &i, &c);
 
-	if (atomic_load(&r->stop))
-		return -ECANCELED;
-	int rc = rotate_is_old(r, fd, st);
-	if (rc == 0)
-		atomic_fetch_add(&r->bytes, (uint64_t)st->st_size);
-	if (rc > 0)
-		rc = rotate_open(r, fd, st, &i, &c);
-	else
-		return rc;
 	if (rc == -EBADMSG) {
+		CLEANUP_FREE char *plain = walk_path(r->session->v, at);
+
 		rotate_refused(r, plain, rc);
+		rotate_passed(r, weight);
 		return 0;
 	}
 	if (rc < 0)
@@ -313,48 +361,55 @@ static int visit_data(void *ctx, int fd, const struct stat *st, const char *plai
 	for (unsigned k = 0; k < b->count; k++)
 		if (b->inodes[k] == i) {
 			rotate_close(r, i);
+			rotate_passed(r, weight);
 			return 0;
 		}
 	uint64_t left = recrypt_blocks_left(c);
 	if (left > RECRYPT_SMALL) {
 		rc = batch_flush(r);
 		if (rc == 0)
-			rc = rotate_large(r, i, c, plain);
+			rc = rotate_large(r, i, c, at, weight);
 		rotate_close(r, i);
 		return rc;
 	}
-	char *name = strdup(plain);
-	if (!name) {
-		rotate_close(r, i);
-		return -ENOMEM;
-	}
-	if (b->count >= recrypt_files(r->recrypt) || b->blocks + left > recrypt_room(r->recrypt))
-		rc = batch_flush(r);
-	b->inodes[b->count] = i;
-	b->sizes[b->count] = (uint64_t)st->st_size;
-	b->names[b->count] = name;
-	b->files[b->count++] = (struct recrypt_file){.content = c};
-	b->blocks += left;
+	rc = rotate_small(r, i, c, at, left);
+	rotate_passed(r, weight);
+	rotate_worked(r, weight, begun);
 	return rc;
 }
 
-static int visit_count(void *ctx, int fd, const struct stat *st, const char *plain)
+static int visit_data(void *ctx, int fd, const struct stat *st, const struct walk_at *at)
+{
+	struct rotate *r = ctx;
+
+	if (atomic_load(&r->stop))
+		return -ECANCELED;
+	int rc = rotate_is_old(r, fd, st);
+	if (rc == 0)
+		rotate_passed(r, rotate_weight(st));
+	return rc > 0 ? rotate_old(r, fd, st, at) : rc;
+}
+
+static int visit_count(void *ctx, int fd, const struct stat *st, const struct walk_at *at)
 {
 	struct rotate *r = ctx;
 
 	(void)fd;
-	(void)plain;
-	atomic_fetch_add(&r->total, (uint64_t)st->st_size);
+	(void)at;
+	atomic_fetch_add(&r->total, r->weighs ? rotate_weight(st) : 1);
 	return atomic_load(&r->stop) ? -ECANCELED : 0;
 }
 
-static int visit_key(void *ctx, int fd, const struct stat *st, const char *plain)
+static int visit_key(void *ctx, int fd, const struct stat *st, const struct walk_at *at)
 {
 	struct rotate *r = ctx;
 	int rc = atomic_load(&r->stop) ? -ECANCELED : rotate_key_of(r, fd, st);
 
+	rotate_passed(r, 1);
 	if (rc == -EBADMSG) {
-		log_warn("%s: rotation: %s does not verify and is left as it is", r->session->name, plain);
+		CLEANUP_FREE char *plain = walk_path(r->session->v, at);
+
+		log_warn("%s: rotation: %s does not verify and is left as it is", r->session->name, plain ? plain : "a file");
 		return 0;
 	}
 	if (rc > 0) {
@@ -364,41 +419,60 @@ static int visit_key(void *ctx, int fd, const struct stat *st, const char *plain
 	return MIN(rc, 0);
 }
 
-static int visit_recover(void *ctx, int fd, const struct stat *st, const char *plain)
+static int visit_recover(void *ctx, int fd, const struct stat *st, const struct walk_at *at)
 {
 	struct rotate *r = ctx;
 	uint64_t begun = clock_monotonic_ns();
 	int rc = atomic_load(&r->stop) ? -ECANCELED : rotate_recover(r, fd, st);
 
-	(void)plain;
+	(void)at;
 	rotate_rest(r, clock_monotonic_ns() - begun);
+	rotate_passed(r, 1);
 	/* What is refused is so whatever is in flux. */
 	return rc == -EBADMSG ? 0 : rc;
 }
 
-static void rotate_damaged(void *ctx, const struct scrub_finding *f)
+static void rotate_unreadable(void *ctx, const struct walk_at *at, int error)
 {
 	struct rotate *r = ctx;
-	char text[160];
 
+	if (atomic_load(&r->phase) == ROTATE_COUNT)
+		return; /* said when it is to be gone through */
+	CLEANUP_FREE char *plain = walk_path(r->session->v, at);
 	/* What lies below cannot be seen: the old key must not go, nor what excuses a crash. */
-	atomic_store(&r->error, f->error);
-	scrub_describe(f, text, sizeof(text));
-	log_warn("%s: %s: %s (%s): %s", r->session->name, atomic_load(&r->phase) == ROTATE_RECOVER ? "after an unclean end" : "rotation",
-		f->plain, f->lower, text);
+	atomic_store(&r->error, error);
+	log_warn("%s: %s: %s (%s below): %s", r->session->name,
+		atomic_load(&r->phase) == ROTATE_RECOVER ? "after an unclean end" : "rotation", plain ? plain : "", at->lower,
+		error == -EBADMSG ? "the directory's id is lost" : strerror(-error));
 }
 
 /* ---- the thread ---- */
 
-static int rotate_pass(struct rotate *r, enum rotate_phase phase, int (*visit)(void *, int, const struct stat *, const char *))
+static int rotate_pass(struct rotate *r, enum rotate_phase phase, int (*visit)(void *, int, const struct stat *, const struct walk_at *))
 {
-	struct walk_visitor visitor = {visit, rotate_damaged, phase != ROTATE_COUNT, r};
+	struct walk_visitor visitor = {.wants = phase != ROTATE_COUNT ? WALK_FILES : r->weighs ? WALK_SIZES : WALK_NAMES, .file = visit,
+		.unreadable = rotate_unreadable, .ctx = r};
 
 	atomic_store(&r->phase, phase);
 	atomic_store(&r->left, 0);
 	r->found = 0;
 	int rc = walk_pass(&r->walk, r->session->v, &visitor);
+	r->first_pass = false;
 	return rc < 0 ? rc : atomic_load(&r->error);
+}
+
+/* How much the phase that begins has to go through, in bytes or files. */
+static int rotate_count(struct rotate *r, bool weighs)
+{
+	r->weighs = weighs;
+	atomic_store(&r->done, 0);
+	atomic_store(&r->total, 0);
+	atomic_store(&r->worked, 0);
+	atomic_store(&r->work_ns, 0);
+	int rc = rotate_pass(r, ROTATE_COUNT, visit_count);
+	r->first_pass = true;
+	atomic_store(&r->begun_ns, clock_monotonic_ns());
+	return rc;
 }
 
 /* R2: open, and without a name. */
@@ -416,10 +490,10 @@ static void rotate_nameless(void *ctx, struct inode *i)
 
 static int rotate_key(struct rotate *r)
 {
-	int rc;
+	int rc = rotate_count(r, false);
 
 	do
-		rc = rotate_pass(r, ROTATE_KEY, visit_key);
+		rc = rc < 0 ? rc : rotate_pass(r, ROTATE_KEY, visit_key);
 	while (rc == 0 && r->found > 0);
 	if (rc == 0) {
 		inode_each(&r->session->inodes, rotate_nameless, r);
@@ -436,15 +510,13 @@ static int rotate_key(struct rotate *r)
 static int rotate_data(struct rotate *r)
 {
 	struct batch batch = {0};
-	int rc = rotate_pass(r, ROTATE_COUNT, visit_count);
+	int rc = rotate_count(r, true);
 
 	if (rc == 0)
 		rc = recrypt_new(r->session->v, &r->recrypt);
 	r->batch = &batch;
 	atomic_store(&r->files, 0);
-	atomic_store(&r->begun_ns, clock_monotonic_ns());
 	do {
-		atomic_store(&r->bytes, 0);
 		if (rc == 0)
 			rc = rotate_pass(r, ROTATE_DATA, visit_data);
 		int flushed = batch_flush(r);
@@ -467,7 +539,10 @@ static int rotate_data(struct rotate *r)
 static int rotate_after_crash(struct rotate *r)
 {
 	struct volume *v = r->session->v;
-	int rc = rotate_pass(r, ROTATE_RECOVER, visit_recover);
+	int rc = rotate_count(r, false);
+
+	if (rc == 0)
+		rc = rotate_pass(r, ROTATE_RECOVER, visit_recover);
 
 	if (rc == 0)
 		rc = journal_drop_pending(v);
@@ -486,13 +561,10 @@ static int rotate_work(struct rotate *r)
 	struct volume *v = r->session->v;
 
 	atomic_store(&r->files, 0);
-	atomic_store(&r->bytes, 0);
-	atomic_store(&r->total, 0);
 	atomic_store(&r->encrypted, 0);
 	atomic_store(&r->held_ns, 0);
 	atomic_store(&r->error, 0);
 	int rc = rotate_crashed(v) ? rotate_after_crash(r) : 0;
-	atomic_store(&r->begun_ns, clock_monotonic_ns());
 	if (!rotate_under_way(v) || volume_paused(v))
 		return 0;
 	if (rc == 0 && volume_rotating(v))

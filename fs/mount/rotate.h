@@ -35,7 +35,9 @@ struct rotate {
 	atomic_bool running, stop;
 	atomic_int error, phase;
 	atomic_uint_fast64_t files;        /* moved, since the thread began */
-	atomic_uint_fast64_t bytes, total; /* of the data phase: gone through, and there are */
+	/* The first pass of a phase has gone through so much of so much: bytes that lie below in the data phase, else files. Of the data
+	 * phase: what it did not only pass over, and how long that took. */
+	atomic_uint_fast64_t done, total, worked, work_ns;
 	atomic_uint_fast64_t encrypted;    /* bytes, since the phase began */
 	atomic_uint_fast64_t begun_ns;     /* the phase */
 	atomic_uint_fast64_t left;         /* files that do not verify, in this pass */
@@ -44,6 +46,7 @@ struct rotate {
 	struct recrypt *recrypt;
 	struct batch *batch;
 	uint64_t found, requests;
+	bool first_pass, weighs;
 };
 void rotate_init(struct rotate *r, struct session *s);
 /* Begins with what there is to do: recovery, a rotation that has begun (volume_rotate_begin) and is not paused. */
@@ -51,6 +54,8 @@ void rotate_continue(struct rotate *r);
 /* Stops, to be continued. */
 void rotate_end(struct rotate *r);
 void rotate_done(struct rotate *r);
+/* How long the phase goes on at the speed that it had up to here; 0: not known. */
+uint64_t rotate_left_ns(const struct rotate *r);
 /* Pause and resume: durable. -ENOENT: there is no rotation. */
 int rotate_pause(struct rotate *r, bool paused) MUST_CHECK;
 /* Around every change of a name: before it, what begins; for the object behind fd (O_PATH, borrowed); after it. */

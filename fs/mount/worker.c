@@ -180,11 +180,12 @@ static void worker_status_rotation(struct worker *w, struct link_status *st)
 	st->rotate_error = atomic_load(&r->running) ? 0 : atomic_load(&r->error);
 	st->rotate_phase = (uint32_t)atomic_load(&r->phase);
 	st->rotate_files = atomic_load(&r->files);
-	st->rotate_bytes = atomic_load(&r->bytes);
+	st->rotate_done = atomic_load(&r->done);
 	st->rotate_total = st->rotate_phase == ROTATE_COUNT ? 0 : atomic_load(&r->total);
 	st->rotate_encrypted = atomic_load(&r->encrypted);
 	st->rotate_ns = atomic_load(&r->running) ? clock_monotonic_ns() - atomic_load(&r->begun_ns) : 0;
 	st->rotate_left = atomic_load(&r->left);
+	st->rotate_left_ns = rotate_left_ns(r);
 	st->rotate_held_ns = atomic_load(&r->held_ns);
 }
 

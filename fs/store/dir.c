@@ -450,28 +450,51 @@ void dir_stream_seek(struct dir_stream *s, uint64_t off)
 	seekdir(s->dp, (long)off);
 }
 
-int dir_stream_next_raw(struct dir_stream *s, struct dir_entry *ret)
+static bool is_dots(const char *name)
+{
+	return strcmp(name, ".") == 0 || strcmp(name, "..") == 0;
+}
+
+/* The next one below that is not our own. */
+static int dir_stream_read(struct dir_stream *s, struct dir_entry *ret)
 {
 	const struct dirent *de;
+	int rc;
 
-	for (;;) {
-		int rc = io_readdir(s->dp, &de);
+	do
+		rc = io_readdir(s->dp, &de);
+	while (rc > 0 && is_own_name(de->d_name));
+	if (rc <= 0)
+		return rc;
+	ret->ino = de->d_ino;
+	ret->next = (uint64_t)de->d_off;
+	ret->type = de->d_type;
+	strcpy(ret->lower, de->d_name);
+	return 1;
+}
 
-		if (rc <= 0)
-			return rc;
-		ret->ino = de->d_ino;
-		ret->next = (uint64_t)de->d_off;
-		ret->type = de->d_type;
-		strcpy(ret->lower, de->d_name);
-		if (strcmp(de->d_name, ".") == 0 || strcmp(de->d_name, "..") == 0) {
-			strcpy(ret->name, de->d_name);
-			return 1;
-		}
-		if (is_own_name(de->d_name))
-			continue;
-		rc = name_plain(s->v, dirfd(s->dp), &s->id, de->d_name, ret->name);
-		return rc < 0 ? rc : 1;
+int dir_stream_next_raw(struct dir_stream *s, struct dir_entry *ret)
+{
+	int rc = dir_stream_read(s, ret);
+
+	if (rc <= 0)
+		return rc;
+	if (is_dots(ret->lower)) {
+		strcpy(ret->name, ret->lower);
+		return 1;
 	}
+	rc = dir_plain_name(s->v, dirfd(s->dp), &s->id, ret->lower, ret->name);
+	return rc < 0 ? rc : 1;
+}
+
+int dir_stream_next_lower(struct dir_stream *s, struct dir_entry *ret)
+{
+	int rc;
+
+	do
+		rc = dir_stream_read(s, ret);
+	while (rc > 0 && is_dots(ret->lower));
+	return rc;
 }
 
 int dir_stream_next(struct dir_stream *s, struct dir_entry *ret)

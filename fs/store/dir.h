@@ -48,6 +48,8 @@ int dir_id_load(struct volume *v, int dirfd, struct dir_id *ret) MUST_CHECK;
 
 /* The lower name of name; -ENAMETOOLONG. */
 int dir_lower_name(struct volume *v, const struct dir_id *id, const char *name, char ret[256]) MUST_CHECK;
+/* And the other way. */
+int dir_plain_name(struct volume *v, int dirfd, const struct dir_id *id, const char *lower, char ret[DIR_NAME_MAX + 1]) MUST_CHECK;
 
 /* Opens name O_PATH and stats it. -ENOENT. */
 int dir_lookup(struct volume *v, int dirfd, const struct dir_id *id, const char *name, struct stat *ret_st) MUST_CHECK;
@@ -85,4 +87,6 @@ int dir_stream_open(struct volume *v, int dirfd, const struct dir_id *id, struct
 void dir_stream_seek(struct dir_stream *s, uint64_t off);
 /* 1 with an entry, 0 at the end, -errno. "." and ".." are given. */
 int dir_stream_next(struct dir_stream *s, struct dir_entry *ret) MUST_CHECK;
+/* The same by names below: ret->name is not set, names that do not decrypt are not left out, "." and ".." are. */
+int dir_stream_next_lower(struct dir_stream *s, struct dir_entry *ret) MUST_CHECK;
 void dir_stream_close(struct dir_stream *s);

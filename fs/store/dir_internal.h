@@ -18,7 +18,6 @@ struct lower_name {
 };
 
 int name_seal(struct volume *v, const struct dir_id *id, const char *name, struct lower_name *ret) MUST_CHECK;
-int name_plain(struct volume *v, int dirfd, const struct dir_id *id, const char *lower, char ret[DIR_NAME_MAX + 1]) MUST_CHECK;
 /* What a long name's side file, or the copy that its object has, says: -EBADMSG where it is not there or not that name's. */
 int name_read_side(int dirfd, const char *lower, struct lower_name *ret) MUST_CHECK;
 int name_read_copy(int dirfd, const char *lower, struct lower_name *ret) MUST_CHECK;

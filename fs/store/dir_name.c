@@ -250,7 +250,7 @@ int name_read_copy(int dirfd, const char *lower, struct lower_name *ret)
 }
 
 /* The plain name of a lower one. */
-int name_plain(struct volume *v, int dirfd, const struct dir_id *id, const char *lower, char ret[DIR_NAME_MAX + 1])
+int dir_plain_name(struct volume *v, int dirfd, const struct dir_id *id, const char *lower, char ret[DIR_NAME_MAX + 1])
 {
 	struct lower_name name;
 	uint8_t sealed[SEALED_MAX];
@@ -266,6 +266,7 @@ int name_plain(struct volume *v, int dirfd, const struct dir_id *id, const char 
 	int rc = base64url_decode(lower, strlen(lower), sealed, sizeof(sealed), &len);
 	return rc < 0 ? -EBADMSG : name_open(v, id, sealed, len, ret);
 }
+
 
 void name_keep_copy(int dirfd, const struct lower_name *lower)
 {

@@ -115,6 +115,22 @@ uint64_t recrypt_blocks_left(struct content *c)
 	return left;
 }
 
+uint64_t recrypt_bytes_behind(struct content *c)
+{
+	pthread_mutex_lock(&c->state_lock);
+	uint64_t end = c->head.cursor ? extent_tag_off(c->head.cursor) : 0, bytes = 0, off = 0;
+	pthread_mutex_unlock(&c->state_lock);
+	while (off < end) {
+		int64_t data = io_lseek(c->fd, off, SEEK_DATA), hole = data < 0 ? data : io_lseek(c->fd, (uint64_t)data, SEEK_HOLE);
+
+		if (hole < 0 || (uint64_t)data >= end)
+			break;
+		off = MIN((uint64_t)hole, end);
+		bytes += off - (uint64_t)data;
+	}
+	return bytes;
+}
+
 /* ---- one group ---- */
 
 /* A block's entry and ciphertext, in place. *ret_data: there is data to write. */

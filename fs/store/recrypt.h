@@ -23,6 +23,8 @@ bool recrypt_is_done(struct content *c);
  * and no more than recrypt_files, go together in a step. */
 #define RECRYPT_SMALL 128u
 uint64_t recrypt_blocks_left(struct content *c);
+/* What there is below of blocks that a step has been at already: bytes, without holes. */
+uint64_t recrypt_bytes_behind(struct content *c);
 uint64_t recrypt_room(const struct recrypt *r);
 unsigned recrypt_files(const struct recrypt *r);
 /* How long the last step held locks. */

@@ -121,7 +121,7 @@ static int repair_names(struct repair *r, int dirfd, const struct dir_id *id, co
 		CLEANUP_FREE char *sub = str_format("%s/%s", lower, name);
 		char to[64], done[128] = "its side file is written again";
 		bool is_long = strncmp(name, "l.", 2) == 0 && name_read_copy(dirfd, name, &long_name) == 0 &&
-			       name_plain(r->v, dirfd, id, name, de.name) == 0;
+			       dir_plain_name(r->v, dirfd, id, name, de.name) == 0;
 
 		if (!sub)
 			return -ENOMEM;

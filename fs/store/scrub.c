@@ -100,20 +100,12 @@ static void scrub_side_file(struct volume *v, int dirfd, const struct scrub_visi
 
 static int scrub_directory(struct volume *v, int dirfd, const struct scrub_visitor *visitor, const char *lower, const char *plain);
 
-/* O_PATH will do for everything; a regular file comes opened where that is wanted and possible. */
-static int scrub_open(int dirfd, const struct dir_entry *de, const struct scrub_visitor *visitor)
-{
-	int fd = visitor->open && de->type == DT_REG ? io_openat(dirfd, de->lower, O_RDWR | O_NOFOLLOW | O_NONBLOCK, 0) : -EINVAL;
-
-	return fd >= 0 ? fd : io_openat(dirfd, de->lower, O_PATH | O_NOFOLLOW, 0);
-}
-
 static int scrub_object(struct volume *v, int dirfd, const struct dir_entry *de, const struct scrub_visitor *visitor,
 	const char *lower, const char *plain)
 {
 	char target[DIR_TARGET_MAX + 1];
 	struct stat st;
-	CLEANUP_CLOSE int fd = scrub_open(dirfd, de, visitor);
+	CLEANUP_CLOSE int fd = io_openat(dirfd, de->lower, O_PATH | O_NOFOLLOW, 0);
 	int rc = fd < 0 ? fd : io_fstatat(fd, "", &st, AT_EMPTY_PATH);
 
 	if (rc == -ENOENT)
@@ -129,7 +121,7 @@ static int scrub_object(struct volume *v, int dirfd, const struct dir_entry *de,
 			scrub_found(visitor, rc == -EBADMSG ? SCRUB_ATTRIBUTE : SCRUB_UNREADABLE, rc, lower, plain, NULL);
 	}
 	if (S_ISDIR(st.st_mode))
-		return visitor->enter && !visitor->enter(visitor->ctx, &st) ? 0 : scrub_directory(v, fd, visitor, lower, plain);
+		return scrub_directory(v, fd, visitor, lower, plain);
 	if (S_ISREG(st.st_mode))
 		return visitor->file(visitor->ctx, fd, &st, lower, plain);
 	if (S_ISLNK(st.st_mode) && visitor->thorough) {
@@ -182,16 +174,6 @@ static int scrub_directory(struct volume *v, int dirfd, const struct scrub_visit
 		if (rc < 0)
 			return rc;
 	}
-}
-
-int scrub_walk_from(struct volume *v, int dirfd, const struct scrub_visitor *visitor)
-{
-	struct stat st;
-	int rc = io_fstatat(dirfd, "", &st, AT_EMPTY_PATH);
-
-	if (rc < 0 || (visitor->enter && !visitor->enter(visitor->ctx, &st)))
-		return rc;
-	return scrub_directory(v, dirfd, visitor, "(moved)", "(moved)");
 }
 
 int scrub_walk(struct volume *v, const struct scrub_visitor *visitor)

@@ -34,20 +34,15 @@ uint64_t scrub_weight(const struct scrub_finding *f);
 
 /* What the walk meets. */
 struct scrub_visitor {
-	/* A regular file (borrowed), O_PATH or better. -errno ends the walk; damage in the file is the visitor's to count. */
+	/* A regular file (O_PATH, borrowed). -errno ends the walk; damage in the file is the visitor's to count. */
 	int (*file)(void *ctx, int fd, const struct stat *st, const char *lower, const char *plain);
 	void (*found)(void *ctx, const struct scrub_finding *f);
-	/* Whether to go into a directory; may be NULL. */
-	bool (*enter)(void *ctx, const struct stat *st);
-	bool open;     /* better is wanted: for reading and writing, where that can be */
 	bool thorough; /* looks at copies, link targets and attributes too */
 	bool repair;   /* ... and writes damaged copies again; on a volume that is written to, mounted or not */
 	void *ctx;
 };
 /* Visits each object once per name. 0, or what ended it. */
 int scrub_walk(struct volume *v, const struct scrub_visitor *visitor) MUST_CHECK;
-/* The same from one directory (O_PATH, borrowed) on. */
-int scrub_walk_from(struct volume *v, int dirfd, const struct scrub_visitor *visitor) MUST_CHECK;
 
 /* Everything, once. The first part is the caller's to fill; the numbers may be read meanwhile. */
 struct scrub {

@@ -94,7 +94,7 @@ def serving():
 
 
 def half(e):
-    return e["rotate_phase"] == "data" and e["rotate_percent"] >= 40 or e["rotate_phase"] == "key" and e["rotated_files"] > FILES // 3
+    return e["rotate_phase"] in ("key", "data") and e["rotate_percent"] >= 40
 
 
 for kind in (), ("--data",):
