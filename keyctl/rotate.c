@@ -15,6 +15,16 @@ static bool paused(const json_t *env)
 	return json_is_true(json_object_get(env, "rotate_paused"));
 }
 
+/* Why nobody knows how far a rotation is; NULL where its worker says it. */
+static const char *unknown(const json_t *env)
+{
+	if (strcmp(text_of(env, "state"), "locked") == 0)
+		return "it is locked: a rotation that had begun goes on once it is unlocked";
+	if (strcmp(text_of(env, "state"), "mounted") != 0)
+		return "it is not mounted: a rotation that had begun goes on at its next mount";
+	return number_of(env, "key_version") ? NULL : "its worker does not say: keyctl status shows why; a rotation that had begun goes on by itself";
+}
+
 /* How far it is, in one line. */
 static void progress_text(const json_t *env, char ret[200])
 {
@@ -22,6 +32,10 @@ static void progress_text(const json_t *env, char ret[200])
 	long long left = number_of(env, "rotate_seconds_left");
 	char when[40] = "";
 
+	if (unknown(env)) {
+		snprintf(ret, 200, "%s", unknown(env));
+		return;
+	}
 	if (left > 0)
 		snprintf(when, sizeof(when), left < 100 ? ", %lld s left" : ", %lld min left", left < 100 ? left : (left + 59) / 60);
 	if (paused(env))
@@ -44,8 +58,8 @@ static void progress_text(const json_t *env, char ret[200])
 
 static enum status rotate_result(const json_t *env, const char *name, bool data)
 {
-	if (strcmp(text_of(env, "state"), "mounted") != 0 || number_of(env, "key_version") == 0)
-		return client_error(STATUS_FAILED, "%s was unmounted, or its worker ended, meanwhile; the rotation goes on at its next mount", name);
+	if (unknown(env))
+		return client_error(STATUS_FAILED, "%s: %s", name, unknown(env));
 	if (under_way(env) && paused(env))
 		return client_error(STATUS_FAILED, "the rotation of %s was paused: keyctl rotate %s --resume goes on", name, name);
 	if (text_of(env, "rotate_error")[0] && number_of(env, "rotate_left"))
@@ -83,6 +97,8 @@ static enum status rotate_follow(const struct options *o, const char *name, json
 	}
 	if (terminal)
 		fputs("\r\033[K", stderr);
+	if (status == STATUS_NO_DAEMON)
+		(void)client_error(status, "the rotation of %s goes on without: keyctl rotate %s --status shows how far it is", name, name);
 	if (status == STATUS_DONE && o->json)
 		client_print_json(env);
 	else if (status == STATUS_DONE)

@@ -296,6 +296,15 @@ int io_fstatat(int dirfd, const char *path, struct stat *ret, int flags)
 	return (int)IO_CALL(fstatat(dirfd, path, ret, flags), .op = IO_STAT, .fd = dirfd, .path = path);
 }
 
+void io_birth(int fd, struct timespec *ret)
+{
+	struct statx st;
+
+	*ret = (struct timespec){0};
+	if (statx(fd, "", AT_EMPTY_PATH, STATX_BTIME, &st) == 0 && st.stx_mask & STATX_BTIME)
+		*ret = (struct timespec){st.stx_btime.tv_sec, st.stx_btime.tv_nsec};
+}
+
 int io_fchownat(int dirfd, const char *path, uid_t uid, gid_t gid, int flags)
 {
 	return (int)IO_CALL(fchownat(dirfd, path, uid, gid, flags), .op = IO_CHOWN, .fd = dirfd, .path = path);

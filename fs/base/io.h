@@ -69,6 +69,8 @@ int io_symlinkat(const char *target, int dirfd, const char *path) MUST_CHECK;
 ssize_t io_readlinkat(int dirfd, const char *path, char *ret, size_t size) MUST_CHECK;
 int io_mknodat(int dirfd, const char *path, mode_t mode, dev_t dev) MUST_CHECK;
 int io_fstatat(int dirfd, const char *path, struct stat *ret, int flags) MUST_CHECK;
+/* When what fd names was made; zeros where the file system does not tell. */
+void io_birth(int fd, struct timespec *ret);
 int io_fchownat(int dirfd, const char *path, uid_t uid, gid_t gid, int flags) MUST_CHECK;
 /* On O_PATH descriptors too (through /proc/self/fd); not on symbolic links. */
 int io_chmod(int fd, mode_t mode) MUST_CHECK;

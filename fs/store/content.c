@@ -180,7 +180,8 @@ static int content_load(struct content *c, uint64_t cipher_len)
 	if (rc < 0)
 		return rc;
 	/* Whoever can zero the key sector can zero the slots as well: they say nothing here. */
-	if (content_all_zero(header, SECTOR_SIZE) && volume_last_unclean(c->v))
+	uint64_t last = volume_last_unclean(c->v);
+	if (content_all_zero(header, SECTOR_SIZE) && last && !volume_epoch_copied(c->v, last))
 		return recover_lost_header(c, cipher_len);
 	rc = journal_recover(c->v, c->fd, header, &c->over);
 	if (rc < 0)
@@ -209,7 +210,8 @@ static int content_load(struct content *c, uint64_t cipher_len)
 			return recover_empty(c);
 		if (c->slot.sealed == blocks && content_all_zero(c->slot.marks, SLOT_BITMAP_SIZE))
 			return writable ? recover_leftovers(c) : 0;
-		c->accept_flux = !writable;
+		c->copied = volume_epoch_copied(c->v, c->slot.epoch);
+		c->accept_flux = !writable && !c->copied;
 		return writable ? recover_content(c) : 0;
 	}
 	/* That epoch ended with everything on disk: nothing is in flux, whatever was sealed by then. */

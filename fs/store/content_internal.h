@@ -32,6 +32,7 @@ struct content {
 	uint64_t unsure;         /* state_lock: from this block on, a cut may bring back what was cut off or made a hole; UINT64_MAX: none */
 	struct gaps gaps, gaps_before; /* state_lock: C5; before: as the last seal found them */
 	const struct journal_part *over; /* nothing may be written to a crashed store: what its journal would have applied */
+	bool copied;             /* what is in flux was torn by a copier, and is not accepted */
 	bool accept_flux;        /* nothing may be written to a crashed store: in-flux mismatches are accepted as they stand */
 
 	pthread_mutex_t crypto_lock;

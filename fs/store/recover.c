@@ -1,6 +1,7 @@
 /* recover: what a crash left in flux is made whole when the file is first opened again.
  *
- * R1. Only blocks in flux of an unclean epoch are accepted; everything else must match its entry, always.
+ * R1. Only blocks in flux of an unclean epoch are accepted; everything else must match its entry, always. In a copy (place.h) they
+ *     must, too: what does not is left as it is.
  * R2. It may be cut itself at any point and start again: until the slot at its end is written, the old one stands.
  * R3. After it, invariant C1 holds again: the last block ends in zeros, and nothing is left past it: neither data nor the entries
  *     of an extension whose length was lost, which a file can have that has nothing in flux (recover_leftovers). */
@@ -28,8 +29,14 @@ static int recover_zero_sectors(struct block_crypto *bc, uint64_t blk, uint32_t 
 	return rc < 0 ? rc : any;
 }
 
-/* One block in flux. Returns 0 when it matched its entry, 1 when that had to be made anew, 2 when its data was changed, too. */
-static int recover_block(struct content *c, struct block_crypto *bc, uint64_t blk, uint8_t *entry, uint8_t *data)
+/* Blocks in flux that did not match their entries. */
+struct recovered {
+	uint64_t anew, torn; /* accepted; left */
+};
+
+/* One block in flux. Returns 0 when it matched its entry or is left, 1 when that had to be made anew, 2 when its data was changed, too. */
+static int recover_block(struct content *c, struct block_crypto *bc, uint64_t blk, uint8_t *entry, uint8_t *data,
+	struct recovered *found)
 {
 	uint8_t plain[BLOCK_SIZE];
 	uint32_t generation = c->slot.generation | filehead_key_of(&c->head, blk);
@@ -37,6 +44,10 @@ static int recover_block(struct content *c, struct block_crypto *bc, uint64_t bl
 	memcpy(plain, data, BLOCK_SIZE);
 	int rc = content_open_block(c, bc, blk, entry, plain);
 	secret_wipe(plain, sizeof(plain));
+	if (rc == -EBADMSG && c->copied) {
+		found->torn++;
+		return 0;
+	}
 	if (rc != -EBADMSG)
 		return rc;
 	if (content_all_zero(data, BLOCK_SIZE))
@@ -46,7 +57,8 @@ static int recover_block(struct content *c, struct block_crypto *bc, uint64_t bl
 	return rc < 0 ? rc : rc + 1;
 }
 
-static int recover_group(struct content *c, struct block_crypto *bc, uint64_t blk, unsigned n, uint8_t *buf, uint64_t *anew)
+static int recover_group(struct content *c, struct block_crypto *bc, uint64_t blk, unsigned n, uint8_t *buf,
+	struct recovered *found)
 {
 	uint8_t entries[BLOCK_SIZE];
 	struct iovec iov[] = {{entries, BLOCK_SIZE}, {buf, n * (size_t)BLOCK_SIZE}};
@@ -62,8 +74,8 @@ static int recover_group(struct content *c, struct block_crypto *bc, uint64_t bl
 	for (unsigned i = 0; rc >= 0 && i < n; i++) {
 		uint8_t *data = buf + i * (size_t)BLOCK_SIZE;
 
-		rc = content_in_flux(c, blk + i) ? recover_block(c, bc, blk + i, entries + i * ENTRY_SIZE, data) : 0;
-		*anew += rc > 0;
+		rc = content_in_flux(c, blk + i) ? recover_block(c, bc, blk + i, entries + i * ENTRY_SIZE, data, found) : 0;
+		found->anew += rc > 0;
 		any |= rc > 0;
 		if (rc == 2)
 			rc = io_pwrite_full(c->fd, data, BLOCK_SIZE, extent_data_off(blk + i));
@@ -89,7 +101,7 @@ static int recover_dense(struct content *c, uint64_t blocks)
 	return rc;
 }
 
-static int recover_groups(struct content *c, struct block_crypto *bc, uint64_t blocks, uint8_t *buf, uint64_t *anew)
+static int recover_groups(struct content *c, struct block_crypto *bc, uint64_t blocks, uint8_t *buf, struct recovered *found)
 {
 	uint64_t blk = 0;
 	int rc = recover_dense(c, blocks);
@@ -98,7 +110,7 @@ static int recover_groups(struct content *c, struct block_crypto *bc, uint64_t b
 		if (!c->slot.dense)
 			rc = content_next_group(c, blk, blocks, &blk);
 		if (rc == 0 && blk < blocks)
-			rc = recover_group(c, bc, blk, (unsigned)MIN(blocks - blk, GROUP_BLOCKS), buf, anew);
+			rc = recover_group(c, bc, blk, (unsigned)MIN(blocks - blk, GROUP_BLOCKS), buf, found);
 		blk += GROUP_BLOCKS;
 	}
 	return rc;
@@ -114,6 +126,8 @@ static int recover_tail(struct content *c, struct block_crypto *bc, uint8_t *buf
 	if (tail == 0 || !content_in_flux(c, blk))
 		return 0;
 	int rc = content_read_blocks(c, bc, blk, 1, buf);
+	if (rc == -EBADMSG && c->copied)
+		return 0;
 	if (rc < 0 || content_all_zero(buf + tail, BLOCK_SIZE - tail))
 		return rc;
 	memset(buf + tail, 0, BLOCK_SIZE - tail);
@@ -141,7 +155,8 @@ int recover_content(struct content *c)
 	CLEANUP_FREE uint8_t *buf = malloc(GROUP_BLOCKS * BLOCK_SIZE);
 	struct block_crypto *bc;
 	struct stat st;
-	uint64_t blocks = extent_blocks(content_size(c)), anew = 0;
+	uint64_t blocks = extent_blocks(content_size(c));
+	struct recovered found = {0};
 
 	if (!buf)
 		return -ENOMEM;
@@ -153,7 +168,7 @@ int recover_content(struct content *c)
 	/* How many tags the lost time made is unknown: a generation of its own for what comes. */
 	c->slot.generation = c->slot.generation % GENERATION_MAX + 1;
 	c->slot.tags = 0;
-	rc = recover_groups(c, bc, blocks, buf, &anew);
+	rc = recover_groups(c, bc, blocks, buf, &found);
 	if (rc == 0)
 		rc = recover_tail(c, bc, buf);
 	if (rc == 0)
@@ -170,9 +185,14 @@ int recover_content(struct content *c)
 	content_fit_regions(c, blocks);
 	rc = content_slot_write_locked(c, false);
 	(void)!io_utimensat(c->fd, "", (struct timespec[2]){st.st_atim, st.st_mtim}, AT_EMPTY_PATH);
-	if (anew) {
-		atomic_fetch_add(&c->v->stats.resealed, anew);
-		volume_report(c->v, "re-sealed after crash: %llu blocks of the file with inode %llu", (unsigned long long)anew,
+	if (found.anew) {
+		atomic_fetch_add(&c->v->stats.resealed, found.anew);
+		volume_report(c->v, "re-sealed after crash: %llu blocks of the file with inode %llu", (unsigned long long)found.anew,
+			(unsigned long long)st.st_ino);
+	}
+	if (found.torn) {
+		atomic_fetch_add(&c->v->stats.refused, found.torn);
+		volume_report(c->v, "refused: %llu blocks of the file with inode %llu were written while it was copied", (unsigned long long)found.torn,
 			(unsigned long long)st.st_ino);
 	}
 	return rc;

@@ -5,6 +5,7 @@
 #include "store/crypto.h"
 #include "store/dir.h"
 #include "store/journal.h"
+#include "store/place.h"
 
 #include <fcntl.h>
 #include <stdarg.h>
@@ -173,6 +174,8 @@ int volume_open(const char *path, const struct env_key *ek, const struct volume_
 		rc = dir_id_load(v, v->root_fd, &root_id);
 	if (rc == 0)
 		rc = journal_load(v);
+	if (rc == 0 && v->lock_fd >= 0)
+		rc = place_settle(v->lock_fd, v->header.epoch + 1, v->options.read_only, &v->first_epoch);
 	if (rc == 0 && !v->options.read_only) {
 		rc = volume_begin_epoch(v);
 		if (rc == 0)
@@ -180,6 +183,9 @@ int volume_open(const char *path, const struct env_key *ek, const struct volume_
 	}
 	if (rc < 0)
 		return rc;
+	uint64_t last = volume_last_unclean(v);
+	if (last && volume_epoch_copied(v, last))
+		volume_report(v, "this is a copy of a store that was mounted: what does not verify is refused, also what was being written then");
 	*ret = TAKE_PTR(v);
 	return 0;
 }
@@ -235,6 +241,11 @@ bool volume_epoch_unclean(const struct volume *v, uint64_t epoch)
 			hi = mid;
 	}
 	return volume_looks_at_crash(v) && epoch == v->header.epoch;
+}
+
+bool volume_epoch_copied(const struct volume *v, uint64_t epoch)
+{
+	return epoch < v->first_epoch;
 }
 
 /* What a rotation or new wraps change; epoch and unclean list are read without the lock, and stay as they are. */

@@ -50,6 +50,7 @@ struct volume {
 	struct mac_key *dir_mac;
 	struct envheader header;  /* header_lock; epoch and unclean list do not change after open */
 	pthread_mutex_t header_lock;
+	uint64_t first_epoch;     /* earlier ones began where this is a copy of (place.h) */
 	atomic_bool forgotten;    /* the unclean list counts no more, and is written no more */
 	struct journal *journal; /* owned; journal.h */
 	struct volume_options options;
@@ -65,6 +66,8 @@ int volume_close(struct volume *v);
 
 /* Whether a slot of this epoch may describe what a crash interrupted. */
 bool volume_epoch_unclean(const struct volume *v, uint64_t epoch);
+/* Whether it began before this copy was made: what it left in flux has to verify all the same. */
+bool volume_epoch_copied(const struct volume *v, uint64_t epoch);
 /* The newest epoch that ended uncleanly, 0: nothing may be excused by a crash. */
 uint64_t volume_last_unclean(const struct volume *v);
 /* For who has opened, and so recovered, everything that was there when the volume was opened: makes that durable, then a header

@@ -442,6 +442,10 @@ void state_build(const struct recording *r, const char *to, struct crash_state *
 			s->inos[o] = st.st_ino;
 		util_closep(&b.fds[o]);
 	}
+	/* This is the store itself after a crash, and not a copy that somebody made (store/place.h). */
+	char lock[1024];
+	snprintf(lock, sizeof(lock), "%s/lock", to);
+	(void)!truncate(lock, 0);
 	free(b.fds);
 	free(b.required);
 	free(b.durable);

@@ -35,6 +35,17 @@ static void make_file(struct volume *v, const char *name, bool seal)
 	content_close(c);
 }
 
+/* A store that was just made, open, with files of three blocks that were not sealed. Names end with NULL. */
+static struct volume *begin(char dir[64], const char *const *names)
+{
+	test_dir(dir);
+	store_create(dir);
+	struct volume *v = store_open(dir);
+	for (; *names; names++)
+		make_file(v, *names, false);
+	return v;
+}
+
 /* As a write that the power interrupts leaves it, or somebody who has no key. */
 static void change(struct volume *v, const char *name, uint64_t off)
 {
@@ -72,15 +83,10 @@ static int look(struct volume *v, const char *name)
 
 static void list_full_opens_and_excuses_what_is_older(void **state)
 {
-	struct volume *v;
 	char dir[64];
+	struct volume *v = begin(dir, (const char *const[]){"in flux", "other", NULL});
 
 	(void)state;
-	test_dir(dir);
-	store_create(dir);
-	v = store_open(dir);
-	make_file(v, "in flux", false);
-	make_file(v, "other", false);
 	make_file(v, "sealed", true);
 	change(v, "in flux", extent_data_off(1));
 	change(v, "sealed", extent_data_off(1));
@@ -113,16 +119,10 @@ static void list_full_opens_and_excuses_what_is_older(void **state)
 static void forgotten_excuses_nothing_more(void **state)
 {
 	struct env_wrap wrap = {.source = "test", .fingerprint = "00", .key_name = "test", .algorithm = "none", .blob = {2}, .blob_len = 1};
-	struct volume *v;
 	char dir[64];
+	struct volume *v = begin(dir, (const char *const[]){"one", "two", "three", NULL});
 
 	(void)state;
-	test_dir(dir);
-	store_create(dir);
-	v = store_open(dir);
-	make_file(v, "one", false);
-	make_file(v, "two", false);
-	make_file(v, "three", false);
 	die(v);
 	v = store_open(dir);
 	zero_header(v, "one");
@@ -148,13 +148,11 @@ static void forgotten_excuses_nothing_more(void **state)
 
 static void forgetting_needs_a_volume_that_can_be_written(void **state)
 {
-	struct volume *v;
 	char dir[64];
+	struct volume *v = begin(dir, (const char *const[]){NULL});
 
 	(void)state;
-	test_dir(dir);
-	store_create(dir);
-	die(store_open(dir));
+	die(v);
 	assert_int_equal(volume_open(dir, &store_key, &(struct volume_options){.read_only = true}, &v), 0);
 	assert_int_equal(volume_last_unclean(v), 1);
 	assert_int_equal(volume_forget_unclean(v), -EROFS);
@@ -170,10 +168,77 @@ static void forgetting_needs_a_volume_that_can_be_written(void **state)
 	test_remove(dir);
 }
 
+static void copy_of(const char *dir, char ret[64])
+{
+	char command[200];
+
+	test_dir(ret);
+	snprintf(command, sizeof(command), "cp -a %s/. %s/", dir, ret);
+	assert_int_equal(system(command), 0);
+}
+
+static void in_a_copy_nothing_is_excused_but_its_own_crashes(void **state)
+{
+	char dir[64], copy[64], believed[64], lock[80];
+	struct volume *v = begin(dir, (const char *const[]){"in flux", "headless", "whole", NULL});
+
+	(void)state;
+	change(v, "in flux", extent_data_off(1));
+	zero_header(v, "headless");
+	die(v);
+	copy_of(dir, copy);
+	copy_of(dir, believed);
+	/* Looked at only, it is left as it is. */
+	assert_int_equal(volume_open(copy, &store_key, &(struct volume_options){.read_only = true}, &v), 0);
+	assert_int_equal(look(v, "in flux"), -EIO);
+	assert_int_equal(volume_close(v), 0);
+	v = store_open(copy);
+	make_file(v, "its own", false);
+	change(v, "its own", extent_data_off(1));
+	die(v);
+	v = store_open(copy);
+	assert_int_equal(look(v, "in flux"), -EIO);
+	assert_int_equal(look(v, "in flux"), -EIO); /* and so it stays */
+	assert_int_equal(look(v, "whole"), 0);
+	assert_int_equal(atomic_load(&v->stats.resealed), 0);
+	assert_int_equal(look(v, "its own"), 0);
+	assert_int_equal(atomic_load(&v->stats.resealed), 1);
+	assert_int_equal(volume_close(v), 0);
+	/* The store itself, and a copy of which somebody says that it is one. */
+	snprintf(lock, sizeof(lock), "%s/lock", believed);
+	assert_int_equal(truncate(lock, 0), 0);
+	for (unsigned k = 0; k < 2; k++) {
+		v = store_open(k == 0 ? dir : believed);
+		assert_int_equal(look(v, "in flux"), 0);
+		assert_int_equal(look(v, "headless"), 0);
+		assert_int_equal(volume_close(v), 0);
+	}
+	test_remove(dir);
+	test_remove(copy);
+	test_remove(believed);
+}
+
+static void in_a_copy_a_lost_header_is_damage(void **state)
+{
+	char dir[64], copy[64];
+	struct volume *v = begin(dir, (const char *const[]){"headless", NULL});
+
+	(void)state;
+	zero_header(v, "headless");
+	die(v);
+	copy_of(dir, copy);
+	v = store_open(copy);
+	assert_int_equal(look(v, "headless"), -EBADMSG);
+	assert_int_equal(volume_close(v), 0);
+	test_remove(dir);
+	test_remove(copy);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {cmocka_unit_test(list_full_opens_and_excuses_what_is_older),
-		cmocka_unit_test(forgotten_excuses_nothing_more), cmocka_unit_test(forgetting_needs_a_volume_that_can_be_written)};
+		cmocka_unit_test(forgotten_excuses_nothing_more), cmocka_unit_test(forgetting_needs_a_volume_that_can_be_written),
+		cmocka_unit_test(in_a_copy_nothing_is_excused_but_its_own_crashes), cmocka_unit_test(in_a_copy_a_lost_header_is_damage)};
 
 	/* Thousands of mounts, each with its syncs. */
 	if (access("/dev/shm", W_OK) == 0)
