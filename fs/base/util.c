@@ -195,6 +195,14 @@ int64_t clock_realtime_s(void)
 	return ts.tv_sec;
 }
 
+int64_t clock_boottime_s(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_BOOTTIME, &ts);
+	return ts.tv_sec;
+}
+
 char *str_format(const char *format, ...)
 {
 	char *text = NULL;

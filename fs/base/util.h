@@ -69,9 +69,10 @@ int base64url_decode(const char *text, size_t text_len, void *ret_data, size_t m
 int duration_parse(const char *text, uint64_t *ret_ns) MUST_CHECK;
 void duration_format(uint64_t ns, char *ret, size_t size);
 
-/* CLOCK_MONOTONIC and CLOCK_REALTIME in nanoseconds / seconds. */
+/* CLOCK_MONOTONIC in nanoseconds; CLOCK_REALTIME, and CLOCK_BOOTTIME, which nobody sets, in seconds. */
 uint64_t clock_monotonic_ns(void);
 int64_t clock_realtime_s(void);
+int64_t clock_boottime_s(void);
 
 /* printf into new memory; NULL only when out of memory. The caller frees. */
 char *str_format(const char *format, ...) PRINTF(1, 2);

@@ -4,6 +4,7 @@
 #include "base/log.h"
 #include "base/patience.h"
 #include "control/hook.h"
+#include "tenant/mounts.h"
 
 #include <fcntl.h>
 #include <poll.h>
@@ -153,6 +154,12 @@ int process_unmount(const struct config *c, const struct process *p, struct user
 	char *text)
 {
 	struct link_message m = {.type = LINK_UNMOUNT};
+
+	*ret_status = (struct link_status){0};
+	/* The worker would wait for its end there. */
+	mounts_elsewhere(p->mountpoint, USERS_LIMIT_MS, text, 480);
+	if (text[0])
+		return -EBUSY;
 	CLEANUP_CLOSE int fd = link_connect(p->socket);
 	int rc = fd < 0 ? fd : link_call(fd, (int)(c->lock_timeout_ns / 1000000) + UNMOUNT_LIMIT_MS, &m);
 	bool answered = m.type == LINK_REPLY;
@@ -165,12 +172,13 @@ int process_unmount(const struct config *c, const struct process *p, struct user
 		answered = rc == 0 || rc == -EBUSY;
 	}
 	if (rc == -EBUSY && answered) {
+		text[0] = '\0';
 		users_find(p->mountpoint, USERS_LIMIT_MS, ret_users);
 		return rc;
 	}
 	if (!process_ended(p->pidfd, answered ? UNMOUNT_LIMIT_MS : 0)) {
 		if (!text[0])
-			snprintf(text, 480, "its worker does not answer: keyctl env unmount --force does without");
+			snprintf(text, 480, "its worker does not answer, or somebody has it mounted elsewhere still: keyctl env unmount --force does without");
 		return rc < 0 ? rc : -ETIMEDOUT;
 	}
 	return answered ? rc : 0;
@@ -178,7 +186,7 @@ int process_unmount(const struct config *c, const struct process *p, struct user
 
 void process_detach(const char *mountpoint)
 {
-	int rc = users_device(mountpoint) ? unmount_patiently(detach_run, mountpoint, DETACH_LIMIT_MS) : 0;
+	int rc = mounts_device(mountpoint) ? unmount_patiently(detach_run, mountpoint, DETACH_LIMIT_MS) : 0;
 
 	if (rc < 0)
 		log_warn("%s: the dead mount was not detached: %s", mountpoint, strerror(-rc));

@@ -27,7 +27,7 @@ struct process {
  * understand the order; by SIGKILL where it does not answer. Whether it has ended: else it hangs in the kernel. ret_status: what it
  * said of itself at last; zeros where it said nothing. */
 bool process_lock(const struct config *c, const struct process *p, struct users *ret_users, struct link_status *ret_status, char *text);
-/* -EBUSY, and ret_users, while somebody uses the mount. */
+/* -EBUSY while somebody uses the mount, and ret_users; or while it is mounted elsewhere, too, and text says where. */
 int process_unmount(const struct config *c, const struct process *p, struct users *ret_users, struct link_status *ret_status,
 	char *text) MUST_CHECK;
 /* Takes away the mount that a dead worker left. */

@@ -3,6 +3,7 @@
 
 #include "tenant/guard.h"
 #include "tenant/key.h"
+#include "tenant/operation.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -114,7 +115,7 @@ json_t *environment_json(struct keeper *k, const struct registry_env *env)
 	rotation_json(st, o);
 	json_object_set_new(o, "rotate_error", json_string(st->rotate_error ? strerror(-st->rotate_error) : ""));
 	json_object_set_new(o, "memory_locked", json_boolean(st->memory_locked));
-	int64_t deleted = env->state == ENV_TENANT_LOCKED ? guard_since(&k->tenant, env->changed) + duration_s(k->config.delete_locked_after_ns) : 0;
+	int64_t deleted = env->state == ENV_TENANT_LOCKED ? operation_deletes_at(&k->tenant, env) : 0;
 	json_object_set_new(o, "locked_by", json_string(env->state == ENV_TENANT_LOCKED ? "tenant" : env->state == ENV_LOCKED ? "keyctl" : ""));
 	json_object_set_new(o, "deleted_at", json_number((uint64_t)deleted));
 	json_object_set_new(o, "changed", json_number((uint64_t)env->changed));

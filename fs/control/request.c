@@ -98,7 +98,7 @@ static bool kernel_has_init_on_free(void)
 static int do_status(struct request *rq)
 {
 	json_t *attention = json_array();
-	int64_t behind;
+	int64_t off;
 
 	json_object_set_new(rq->reply, "tenant", json_string(rq->k->config.tenant));
 	json_object_set_new(rq->reply, "version", json_string(TDEFS_VERSION));
@@ -107,10 +107,13 @@ static int do_status(struct request *rq)
 	json_object_set_new(rq->reply, "platform_fingerprint", json_string(platform_key_fingerprint(rq->k->tenant.platform_key)));
 	json_object_set_new(rq->reply, "memory_locked", json_boolean(secret_locked()));
 	json_object_set_new(rq->reply, "init_on_free", json_boolean(kernel_has_init_on_free()));
-	int rc = guard_behind(&rq->k->tenant, &behind);
-	if (behind)
+	int rc = guard_off(&rq->k->tenant, &off);
+	if (off > 0)
 		json_array_append_new(attention, json_sprintf("the clock is %lld s behind the latest time that tdefsd saw: what has a guard time is "
-							 "refused (rule A3)", (long long)behind));
+							 "refused (rule A3)", (long long)off));
+	if (off < 0)
+		json_array_append_new(attention, json_sprintf("the clock jumped %lld s ahead of the time that passed: what has a guard time is refused, "
+							 "and nothing deleted (rule A3)", (long long)-off));
 	int tended = registry_tend(rq->k->tenant.registry);
 	if (tended < 0)
 		json_array_append_new(attention, json_sprintf("the registry under %s: %s: what is locked now may not outlive tdefsd, other changes "

@@ -266,7 +266,7 @@ int environment_unmount(struct tenant *t, const char *name, bool force, struct r
 	if (env.state == ENV_UNMOUNTED && !t->workers.alive(t->workers.ctx, name))
 		return refuse(ret, -EALREADY, "", "%s is not mounted", name);
 	rc = t->workers.stop(t->workers.ctx, &env, force, &users, text);
-	if (rc == -EBUSY) {
+	if (rc == -EBUSY && !text[0]) {
 		char names[200];
 
 		users_text(&users, names, sizeof(names));

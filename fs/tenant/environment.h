@@ -27,7 +27,7 @@ struct worker_ops {
 	/* Ends the worker by the lock order, within the time limits, whatever else goes on; text says what was lost. ret_users: who
 	 * had files open. 0 also when none runs. */
 	int (*lock)(void *ctx, const struct registry_env *env, struct users *ret_users, char *text);
-	/* Unmounts; -EBUSY and ret_users while somebody uses it, unless force: then as lock. Takes away what a dead worker left. */
+	/* Unmounts; -EBUSY while somebody uses it, and ret_users or text, unless force: then as lock. Takes away what a dead worker left. */
 	int (*stop)(void *ctx, const struct registry_env *env, bool force, struct users *ret_users, char *text);
 	bool (*alive)(void *ctx, const char *name);
 	/* Replaces the wraps of a mounted environment's header. */

@@ -18,33 +18,87 @@ static int guard_highest(struct tenant *t, int64_t *ret)
 	return rc == -ENOENT ? 0 : rc;
 }
 
-int guard_behind(struct tenant *t, int64_t *ret_s)
+/* A time that is believed and when it was, by a clock that nobody sets. */
+struct anchor {
+	char boot[40]; /* which start of the machine */
+	int64_t boottime, realtime;
+};
+
+static void anchor_now(struct anchor *ret)
 {
-	int64_t highest, now = clock_realtime_s();
+	FILE *f = fopen("/proc/sys/kernel/random/boot_id", "re");
+
+	*ret = (struct anchor){.boottime = clock_boottime_s(), .realtime = clock_realtime_s()};
+	if (!f || fscanf(f, "%39s", ret->boot) != 1)
+		strcpy(ret->boot, "unknown");
+	if (f)
+		fclose(f);
+}
+
+static int anchor_drop(struct tenant *t, const struct anchor *now)
+{
+	char text[100];
+
+	snprintf(text, sizeof(text), "%s %" PRId64 " %" PRId64, now->boot, now->boottime, now->realtime);
+	return registry_meta_set(t->registry, "clock_anchor", text);
+}
+
+/* How far the clock gained on what passed since then; *ret_known: whether there is an anchor of this start. */
+static int64_t anchor_gained(struct tenant *t, const struct anchor *now, bool *ret_known)
+{
+	struct anchor then = {0};
+	char text[100] = "";
+
+	*ret_known = registry_meta_get(t->registry, "clock_anchor", text, sizeof(text)) == 0 &&
+		     sscanf(text, "%39s %" SCNd64 " %" SCNd64, then.boot, &then.boottime, &then.realtime) == 3 &&
+		     strcmp(then.boot, now->boot) == 0;
+	return *ret_known ? now->realtime - then.realtime - (now->boottime - then.boottime) : 0;
+}
+
+static int64_t clock_off(const struct anchor *now, int64_t highest, int64_t gained)
+{
+	return now->realtime < highest ? highest - now->realtime : gained > GUARD_STEP_S && now->realtime > highest ? -gained : 0;
+}
+
+int guard_off(struct tenant *t, int64_t *ret_s)
+{
+	struct anchor now;
+	int64_t highest;
+	bool known;
 	int rc = guard_highest(t, &highest);
 
-	*ret_s = rc == 0 ? MAX(highest - now, 0) : 0;
+	anchor_now(&now);
+	*ret_s = rc == 0 ? clock_off(&now, highest, anchor_gained(t, &now, &known)) : 0;
 	return rc;
 }
 
 int guard_clock(struct tenant *t, int64_t *ret_now, struct refusal *ret)
 {
-	int64_t highest, now = clock_realtime_s();
+	struct anchor now;
+	int64_t highest;
 	char text[32];
+	bool known;
 	int rc = guard_highest(t, &highest);
 
 	if (rc < 0)
 		return registry_refusal(rc, ret);
-	if (now < highest)
+	anchor_now(&now);
+	int64_t off = clock_off(&now, highest, anchor_gained(t, &now, &known));
+	if (off > 0)
 		return refuse(ret, -EAGAIN, "A3", "the clock is %" PRId64 " s behind the latest time that tdefsd saw: set it right first; where it is right, and "
-						 "that time was not: keyctl clock accept", highest - now);
-	if (now > highest) {
-		snprintf(text, sizeof(text), "%" PRId64, now);
+						 "that time was not: keyctl clock accept", off);
+	if (off < 0)
+		return refuse(ret, -EAGAIN, "A3", "the clock jumped %" PRId64 " s ahead of the time that passed: set it right first; where it is right: "
+						 "keyctl clock accept", -off);
+	if (!known)
+		rc = anchor_drop(t, &now);
+	if (rc == 0 && now.realtime > highest) {
+		snprintf(text, sizeof(text), "%" PRId64, now.realtime);
 		rc = registry_meta_set(t->registry, "clock", text);
-		if (rc < 0)
-			return registry_refusal(rc, ret);
 	}
-	*ret_now = now;
+	if (rc < 0)
+		return registry_refusal(rc, ret);
+	*ret_now = now.realtime;
 	return 0;
 }
 
@@ -66,44 +120,65 @@ int64_t guard_since(struct tenant *t, int64_t since)
 	return since;
 }
 
+int64_t guard_due(struct tenant *t, int64_t since, uint64_t length_ns)
+{
+	return guard_since(t, since) + (int64_t)((length_ns + NS - 1) / NS);
+}
+
 int64_t guard_end(struct tenant *t, int64_t since, uint64_t length_ns)
 {
-	int64_t end = guard_since(t, since) + (int64_t)((length_ns + NS - 1) / NS);
+	int64_t end = guard_due(t, since, length_ns);
 
 	return since == 0 || clock_realtime_s() >= end ? 0 : end;
 }
 
-int guard_accept(struct tenant *t, struct refusal *ret)
+/* The highest time seen joins those that are disowned. */
+static int guard_disown(struct tenant *t, int64_t highest, struct refusal *ret)
 {
-	int64_t highest, now = clock_realtime_s();
-	char all[DISOWNED_MAX * 21] = "", one[32];
+	char all[DISOWNED_MAX * 21] = "";
 	size_t count = 1;
-	int rc = guard_highest(t, &highest);
+	int rc = registry_meta_get(t->registry, "disowned", all, sizeof(all));
 
-	if (rc == 0 && now >= highest)
-		return refuse(ret, -EALREADY, "", "the clock is not behind the latest time that tdefsd saw: there is nothing to accept");
-	if (rc == 0)
-		rc = registry_meta_get(t->registry, "disowned", all, sizeof(all));
 	if (rc < 0 && rc != -ENOENT)
-		return registry_refusal(rc, ret);
+		return rc;
 	for (const char *p = all; *p; p++)
 		count += *p == ' ';
 	if (all[0] && count >= DISOWNED_MAX)
 		return refuse(ret, -EOVERFLOW, "A3", "the clock was accepted %u times already: mend what sets it", DISOWNED_MAX);
 	snprintf(all + strlen(all), sizeof(all) - strlen(all), "%s%" PRId64, all[0] ? " " : "", highest);
-	snprintf(one, sizeof(one), "%" PRId64, now);
-	rc = registry_begin(t->registry);
+	return registry_meta_set(t->registry, "disowned", all);
+}
+
+int guard_accept(struct tenant *t, struct refusal *ret)
+{
+	struct anchor now;
+	int64_t highest;
+	bool known;
+	char one[32];
+	int rc = guard_highest(t, &highest);
+
+	anchor_now(&now);
+	int64_t off = rc == 0 ? clock_off(&now, highest, anchor_gained(t, &now, &known)) : 0;
+	if (rc == 0 && off == 0)
+		return refuse(ret, -EALREADY, "", "the clock is neither behind the latest time that tdefsd saw nor ahead of the time that passed: there "
+						  "is nothing to accept");
+	snprintf(one, sizeof(one), "%" PRId64, now.realtime);
+	if (rc == 0)
+		rc = registry_begin(t->registry);
 	if (rc == 0) {
-		rc = registry_meta_set(t->registry, "disowned", all);
+		rc = off > 0 ? guard_disown(t, highest, ret) : 0;
 		if (rc == 0)
 			rc = registry_meta_set(t->registry, "clock", one);
 		if (rc == 0)
-			rc = registry_cut_times(t->registry, now);
+			rc = anchor_drop(t, &now);
+		if (rc == 0 && off > 0)
+			rc = registry_cut_times(t->registry, now.realtime);
 		rc = registry_end(t->registry, rc);
 	}
 	if (rc < 0)
-		return registry_refusal(rc, ret);
-	snprintf(ret->text, sizeof(ret->text), "the time seen before was %" PRId64 " s later", highest - now);
+		return ret->text[0] ? rc : registry_refusal(rc, ret);
+	snprintf(ret->text, sizeof(ret->text), off > 0 ? "the time seen before was %" PRId64 " s later" : "the clock had jumped %" PRId64 " s ahead",
+		off > 0 ? off : -off);
 	return 0;
 }
 

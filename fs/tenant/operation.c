@@ -233,6 +233,40 @@ int operation_run(struct tenant *t, const char *region, void (*between)(void *ct
 
 /* ---- L8 ---- */
 
+static uint64_t warning_ns(const struct tenant *t)
+{
+	return MIN(t->guards.delete_warning_ns, t->guards.delete_locked_after_ns);
+}
+
+/* When its warning began; now where it is not noted. The name may have been another environment's, or unlocked meanwhile. */
+static int64_t warned_at(struct tenant *t, const struct registry_env *env, int64_t now, bool note)
+{
+	long long changed = 0, at = 0;
+	char key[80], text[64];
+
+	snprintf(key, sizeof(key), "warned.%s", env->name);
+	if (registry_meta_get(t->registry, key, text, sizeof(text)) == 0 && sscanf(text, "%lld %lld", &changed, &at) == 2 &&
+		changed == env->changed && at <= now)
+		return at;
+	snprintf(text, sizeof(text), "%lld %lld", (long long)env->changed, (long long)now);
+	if (note && registry_meta_set(t->registry, key, text) < 0)
+		log_error("%s: the registry does not remember that its deletion was warned of", env->name);
+	return now;
+}
+
+static int64_t deletes_at(struct tenant *t, const struct registry_env *env, bool note)
+{
+	int64_t now = clock_realtime_s(), due = guard_due(t, env->changed, t->guards.delete_locked_after_ns);
+	int64_t length = (int64_t)((warning_ns(t) + 999999999) / 1000000000);
+
+	return now < due - length ? due : MAX(due, warned_at(t, env, now, note) + length);
+}
+
+int64_t operation_deletes_at(struct tenant *t, const struct registry_env *env)
+{
+	return deletes_at(t, env, false);
+}
+
 int operation_expire(struct tenant *t, void (*deleted)(void *ctx, const struct registry_env *env, const struct refusal *failed), void *ctx,
 	int64_t *ret_next)
 {
@@ -246,9 +280,10 @@ int operation_expire(struct tenant *t, void (*deleted)(void *ctx, const struct r
 	if (rc == 0)
 		rc = registry_env_list(t->registry, &list, &n);
 	for (size_t k = 0; rc == 0 && k < n; k++) {
-		int64_t end = list[k].state == ENV_TENANT_LOCKED ? guard_end(t, list[k].changed, t->guards.delete_locked_after_ns) : INT64_MAX;
-
-		if (end != 0) {
+		if (list[k].state != ENV_TENANT_LOCKED)
+			continue;
+		int64_t end = deletes_at(t, &list[k], true);
+		if (now < end) {
 			*ret_next = MIN(*ret_next, end);
 			continue;
 		}
@@ -258,7 +293,7 @@ int operation_expire(struct tenant *t, void (*deleted)(void *ctx, const struct r
 		if (claim_take(t, list[k].name, "is being deleted", &claim, &refusal) < 0 || registry_env_get(t->registry, list[k].name, &env) < 0)
 			continue;
 		/* It may have been unlocked while somebody else had it. */
-		if (env.state != ENV_TENANT_LOCKED || guard_end(t, env.changed, t->guards.delete_locked_after_ns) != 0)
+		if (env.state != ENV_TENANT_LOCKED || now < deletes_at(t, &env, true))
 			continue;
 		bool failed = environment_remove(t, &env, &refusal) < 0;
 		deleted(ctx, &list[k], failed ? &refusal : NULL);

@@ -16,6 +16,9 @@ struct operation_progress {
  * it is to be run again. -ENOENT: there is none. */
 int operation_run(struct tenant *t, const char *region, void (*between)(void *ctx, const struct operation_progress *p), void *ctx,
 	struct refusal *ret) MUST_CHECK;
+/* When rule L8 deletes a locked environment, seconds since 1970: at its time, but delete_warning after a warning began at the earliest,
+ * even where the machine was off when it should have. */
+int64_t operation_deletes_at(struct tenant *t, const struct registry_env *env);
 /* Deletes what has been locked for longer than rule L8 allows; calls deleted for each. ret_next: when the next is due,
  * seconds since 1970; INT64_MAX for none. */
 int operation_expire(struct tenant *t, void (*deleted)(void *ctx, const struct registry_env *env, const struct refusal *failed), void *ctx,

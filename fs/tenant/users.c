@@ -2,6 +2,7 @@
 #include "tenant/users.h"
 
 #include "base/patience.h"
+#include "tenant/mounts.h"
 
 #include <dirent.h>
 #include <fcntl.h>
@@ -9,50 +10,6 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
-
-/* ---- the mount ---- */
-
-/* Undoes mountinfo's \040 for what a path may not show as it is; proc(5). */
-static void mountinfo_path(char *s)
-{
-	char *out = s;
-
-	for (const char *p = s; *p; out++)
-		if (p[0] == '\\' && p[1] && p[2] && p[3]) {
-			*out = (char)((p[1] - '0') << 6 | (p[2] - '0') << 3 | (p[3] - '0'));
-			p += 4;
-		} else {
-			*out = *p++;
-		}
-	*out = '\0';
-}
-
-dev_t users_device(const char *mountpoint)
-{
-	CLEANUP_FREE char *line = NULL;
-	size_t size = 0;
-	dev_t found = 0;
-	FILE *f = fopen("/proc/self/mountinfo", "re");
-
-	while (f && getline(&line, &size, f) > 0) {
-		unsigned major, minor;
-		int at = 0;
-
-		/* The last one lies on top. */
-		if (sscanf(line, "%*d %*d %u:%u %*s %n", &major, &minor, &at) < 2 || at == 0)
-			continue;
-		char *path = line + at, *end = strchr(path, ' ');
-		if (!end || !strstr(end + 1, " - fuse.tdefs "))
-			continue;
-		*end = '\0';
-		mountinfo_path(path);
-		if (strcmp(path, mountpoint) == 0)
-			found = makedev(major, minor);
-	}
-	if (f)
-		fclose(f);
-	return found;
-}
 
 /* ---- one process ---- */
 
@@ -163,7 +120,7 @@ void users_find(const char *mountpoint, unsigned timeout_ms, struct users *ret)
 	*ret = (struct users){.unknown = true};
 	if (!s)
 		return;
-	s->device = users_device(mountpoint);
+	s->device = mounts_device(mountpoint);
 	/* A process's memory map can be kept by whoever waits for a dead disk with it. */
 	int rc = s->device ? patience(users_search, s, free, timeout_ms) : 0;
 	if (rc == 0)

@@ -16,5 +16,3 @@ struct users {
 void users_find(const char *mountpoint, unsigned timeout_ms, struct users *ret);
 /* "postgres (12), sh (13) and 4 more", cut off to size. Empty for none, and words for unknown. */
 void users_text(const struct users *u, char *ret, size_t size);
-/* The mount's device number from mountinfo; 0 where nothing of ours is mounted. */
-dev_t users_device(const char *mountpoint);

@@ -42,6 +42,61 @@ with open(env.mnt + "/a") as f:
     done = keeper.keyctl("env", "unmount", "shop", ok=(1,))
     check("in use by" in done.stdout and str(os.getpid()) in done.stdout, "busy unmount names the user: " + done.stdout)
 
+print("mounted elsewhere, too: an unmount says where, and is done once that is over; a lock takes it away there at once")
+
+
+class Namespace:
+    """A process in a mount namespace of its own, with the propagation that is given."""
+
+    def __init__(self, propagation):
+        self.process = subprocess.Popen(["unshare", "-m", "--propagation", propagation, "sh", "-c", "echo; read x"],
+                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self.process.stdout.readline()
+        self.inside = "nsenter", "-t", self.process.pid, "-m"
+
+    def end(self):
+        self.process.communicate(timeout=WAIT_S)
+
+
+def refused(*words):
+    begun = time.monotonic()
+    said = keyctl_unmount(ok=(1,))
+    check(all(w in said for w in words), "where else it is mounted: " + said)
+    check(time.monotonic() - begun < 10, "it is said at once")
+    equal((show()["state"], mounted(env.mnt), read("a")), ("mounted", True, data), "nothing has changed")
+
+
+def keyctl_unmount(*more, **how):
+    return keeper.keyctl("env", "unmount", "shop", *more, **how).stdout
+
+
+other = Namespace("private")
+refused("mount namespace of", "(%d)" % other.process.pid, "nsenter -t %d -m umount %s" % (other.process.pid, env.mnt))
+run(*other.inside, "umount", env.mnt)
+keyctl_unmount()
+keeper.keyctl("env", "mount", "shop")
+other.end()
+other = Namespace("private")
+keeper.keyctl("lock", "shop")
+check(run(*other.inside, "cat", env.mnt + "/a", ok=(1,)).stdout.strip().endswith("not connected"), "cut off by the lock")
+keeper.keyctl("unlock", "shop")
+equal(read("a"), data, "the content after the lock")
+other.end()
+run("mkdir", base + "/bound")
+run("mount", "--bind", env.mnt, base + "/bound")
+refused(base + "/bound")
+keyctl_unmount("--force")
+run("umount", base + "/bound")
+keeper.keyctl("env", "mount", "shop")
+keyctl_unmount()
+run("mount", "--bind", "--make-shared", base, base)        # where unmounts go on to others, there is nothing to say
+keeper.keyctl("env", "mount", "shop")
+other = Namespace("slave")
+keyctl_unmount()
+other.end()
+run("umount", base)
+keeper.keyctl("env", "mount", "shop")
+
 print("kill -9 of tdefsd: the mount serves on and is taken back")
 pid = show()["pid"]
 held = open(env.mnt + "/held", "wb")

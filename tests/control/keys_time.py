@@ -15,12 +15,12 @@ clock_file = base + "/clock"
 offset = 0
 
 
-def clock(seconds):
-    """Sets tdefsd's clock so much after the true one."""
+def clock(seconds, passed=None):
+    """Sets tdefsd's clock so much after the true one; passed: how much of it really passed, where not all."""
     global offset
     offset = seconds
     with open(clock_file + ".new", "w") as f:
-        f.write(str(seconds))
+        f.write("%d %d" % (seconds, seconds if passed is None else passed))
     os.rename(clock_file + ".new", clock_file)
 
 
@@ -121,7 +121,7 @@ clock(locked_at - HOUR)
 tenant.refused("A3", "key", "unlock", "two", *two.given())
 
 print("L8: 28 days to the deletion, warnings from 7 days before")
-for days, warned in ((20, False), (20.9, False), (21.1, True), (27.9, True)):
+for days, warned in ((20, False), (20.9, False), (21.004, True), (27.9, True)):
     clock(int(locked_at + days * DAY))
     tenant.restart()
     check(all(os.path.exists(e.store) for e in envs), "L8: nothing is deleted after %s days" % days)
@@ -183,4 +183,37 @@ tenant.restart()
 tenant.refused("L3", "tenant", "lock", "--key", *two.given())
 clock(right + 6 * DAY + 3 * HOUR)
 lock(two, confirm=False)
+
+print("A3: a clock that jumps ahead while the machine runs ends no guard time and deletes nothing, until it is accepted or right again")
+lock(two)
+locked_at = right + 6 * DAY + 3 * HOUR
+jumped = locked_at + 365 * DAY
+clock(jumped, locked_at)
+tenant.restart()
+for _ in range(2):
+    check("keyctl clock accept" in tenant.refused("A3", "key", "unlock", "two", *two.given()), "A3 says what to do")
+    check("ahead of the time that passed" in attention() and "nothing deleted" in attention(), "status says so: " + attention())
+    check(os.path.exists(envs[0].store), "L8: nothing is deleted")
+    tenant.restart()
+clock(locked_at + 1800, locked_at)                  # half an hour is believed
+check("A3" not in attention(), "a small step: " + attention())
+clock(locked_at + 2 * HOUR)
+tenant.keyctl("key", "unlock", "two", *two.given())
+clock(jumped, locked_at + 2 * HOUR)
+tenant.keyctl("clock", "accept", "--reason", "it had been wrong for a year", "--yes")
+entry = [e for e in tenant.json("audit")["entries"] if e["request"] == "ClockAccept" and e["outcome"] == "done"]
+check("had jumped" in entry[-1]["detail"], "A1: %s" % entry[-1])
+
+print("L8: what was locked for 28 days while the machine was off, or by a clock that was accepted, is warned of for 7 days all the same")
+tenant.restart()
+wait_for(lambda: "L8" in attention(), "the warning")
+equal([e["name"] for e in tenant.json("env", "list")], ["db"], "L8: not deleted yet")
+day = tenant.env("db")["deleted_at"]
+check(abs(day - (time.time() + offset + 7 * DAY)) < 600, "L8: the day: %d" % (day - time.time() - offset))
+clock(jumped + 6.9 * DAY)
+tenant.restart()
+equal([e["name"] for e in tenant.json("env", "list")], ["db"], "L8: not deleted after 6.9 days of warning")
+clock(jumped + 7.1 * DAY)
+tenant.restart()
+wait_for(lambda: tenant.json("env", "list") == [], "L8: the deletion")
 check("whole" in tenant.keyctl("audit", "--verify").stdout, "A1")
