@@ -29,13 +29,15 @@ int ops_gate(const struct session *s)
 	return atomic_load_explicit(&s->closed, memory_order_relaxed) ? -EIO : 0;
 }
 
-/* A file that is being written: its next write may not have to tell the kernel, which would ask again before each. */
-static bool attr_is_busy(struct inode *i)
+/* Of a regular file: its size, and whether it is being written. Then its next write may not have to tell the kernel, which would ask
+ * again before each. */
+static bool attr_of_content(struct inode *i, struct stat *st)
 {
 	/* First: whoever changes it from here on will tell. */
 	atomic_store(&i->told_long, true);
 	struct content *c = inode_hold(i);
 	bool busy = c && content_is_changed(c);
+	st->st_size = (off_t)(c ? content_size(c) : extent_plain_size((uint64_t)st->st_size));
 	if (c)
 		inode_release(i);
 	if (busy)
@@ -47,13 +49,10 @@ int ops_attr(struct session *s, struct inode *i, const struct stat *lower, struc
 {
 	*ret = *lower;
 	ret->st_blksize = BLOCK_SIZE;
-	*ret_timeout = S_ISREG(i->type) && attr_is_busy(i) ? BUSY_TIMEOUT : CACHE_TIMEOUT;
+	*ret_timeout = CACHE_TIMEOUT;
 	if (S_ISREG(lower->st_mode)) {
-		struct content *c = inode_hold(i);
-
-		ret->st_size = (off_t)(c ? content_size(c) : extent_plain_size((uint64_t)lower->st_size));
-		if (c)
-			inode_release(i);
+		if (attr_of_content(i, ret))
+			*ret_timeout = BUSY_TIMEOUT;
 		inode_mtime(i, &ret->st_mtim);
 	} else if (S_ISLNK(lower->st_mode)) {
 		int64_t len = dir_target_len(s->v, i->fd, lower->st_size);

@@ -210,11 +210,14 @@ int environment_rewrap(struct tenant *t, const struct registry_env *env, const s
 
 /* ---- which key it is under ---- */
 
-static int environment_get_changeable(struct tenant *t, const char *name, struct registry_env *env, struct env_key_source *source,
-	struct refusal *ret)
+/* Claims an environment whose key can be changed now. */
+static int environment_claim_changeable(struct tenant *t, const char *name, struct claim *claim, struct registry_env *env,
+	struct env_key_source *source, struct refusal *ret)
 {
-	int rc = environment_get(t, name, env, ret);
+	int rc = claim_take(t, name, "is getting another key", claim, ret);
 
+	if (rc == 0)
+		rc = environment_get(t, name, env, ret);
 	if (rc < 0)
 		return rc;
 	if (environment_is_locked(env))
@@ -229,10 +232,7 @@ int environment_apply(struct tenant *t, const char *name, struct refusal *ret)
 	struct registry_key active;
 	struct registry_env env;
 	CLEANUP(claim_done) struct claim claim = {0};
-	int rc = claim_take(t, name, "is getting another key", &claim, ret);
-
-	if (rc == 0)
-		rc = environment_get_changeable(t, name, &env, &source, ret);
+	int rc = environment_claim_changeable(t, name, &claim, &env, &source, ret);
 
 	if (rc < 0)
 		return rc;
@@ -251,10 +251,7 @@ int environment_return(struct tenant *t, const char *name, const char *confirm, 
 	struct env_key_source source;
 	struct registry_env env;
 	CLEANUP(claim_done) struct claim claim = {0};
-	int rc = claim_take(t, name, "is getting another key", &claim, ret);
-
-	if (rc == 0)
-		rc = environment_get_changeable(t, name, &env, &source, ret);
+	int rc = environment_claim_changeable(t, name, &claim, &env, &source, ret);
 
 	if (rc < 0)
 		return rc;
@@ -277,10 +274,7 @@ int environment_rotate(struct tenant *t, const char *name, bool data, struct ref
 	struct env_wrap wrap;
 	char text[480] = "";
 	CLEANUP(claim_done) struct claim claim = {0};
-	int rc = claim_take(t, name, "is getting another key", &claim, ret);
-
-	if (rc == 0)
-		rc = environment_get_changeable(t, name, &env, &source, ret);
+	int rc = environment_claim_changeable(t, name, &claim, &env, &source, ret);
 
 	if (rc < 0)
 		return rc;

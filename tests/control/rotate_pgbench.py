@@ -17,9 +17,7 @@ CLIENTS = 4
 need("initdb", "pg_ctl", "pgbench", "psql", "pg_checksums", "pg_amcheck", "pgrep")
 base = scratch()
 allow_in_log("not left clean")
-seed = random.randrange(1 << 32)
-print("seed", seed)
-random.seed(seed)
+seed_chance()
 tenant = Tenant(base, 'mount: { restart_limit = 1000; restart_delay = "10ms"; };').start()
 env = Environment(tenant).start()
 # Little log: what is there is encrypted again as often as there are rounds.

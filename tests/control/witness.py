@@ -42,14 +42,6 @@ def metric(name, env="env"):
     return metrics()[(name, 'environment="%s"' % env)]
 
 
-def flip(path, off):
-    with open(path, "r+b") as f:
-        f.seek(off)
-        byte = f.read(1)[0]
-        f.seek(off)
-        f.write(bytes([byte ^ 1]))
-
-
 def die(between):
     """The worker is killed; what happens before the next comes is between."""
     pid = keeper.json("env", "show", "env")["pid"]

@@ -15,9 +15,7 @@ KILLS = int(os.environ.get("TDEFS_KILLS") or (300 if LONG else 15))
 PIECE = 30                                          # after so many kills everything is verified and begins anew: what is checked stays small
 base = scratch()
 allow_in_log("not left clean")
-seed = random.randrange(1 << 32)
-print("seed", seed)
-random.seed(seed)
+seed_chance()
 keeper = Keeper(base, 'mount: { restart_limit = 1000; restart_delay = "10ms"; seal_interval = "200ms"; };').start()
 env = Environment(keeper).start()
 

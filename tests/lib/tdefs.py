@@ -8,6 +8,7 @@ import atexit
 import ctypes
 import json
 import os
+import random
 import shutil
 import signal
 import socket
@@ -66,6 +67,22 @@ def run(*argv, ok=(0,), quiet=False, timeout=600, **more):
     if ok is not None and done.returncode not in ok:
         fail("%s: exit status %d\n%s" % (" ".join(map(str, argv)), done.returncode, done.stdout))
     return done
+
+
+def flip(path, off):
+    """Turns one bit of a byte over, as a disk or somebody else may."""
+    with open(path, "r+b") as f:
+        f.seek(off)
+        byte = f.read(1)[0]
+        f.seek(off)
+        f.write(bytes([byte ^ 4]))
+
+
+def seed_chance():
+    """What is drawn at random can be drawn again: the seed is in the output."""
+    seed = int(os.environ.get("TDEFS_SEED") or random.randrange(1 << 32))
+    print("seed", seed)
+    random.seed(seed)
 
 
 def wait_for(condition, what, limit=WAIT_S):

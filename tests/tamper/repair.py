@@ -64,14 +64,6 @@ def at(name):
     return os.path.join(store, path[name])
 
 
-def flip(p, off):
-    with open(p, "r+b") as f:
-        f.seek(off)
-        byte = f.read(1)[0]
-        f.seek(off)
-        f.write(bytes([byte ^ 4]))
-
-
 def side(name):
     where, last = os.path.split(at(name))
     check(last.startswith("l."), "not a long name")

@@ -86,10 +86,6 @@ def write(p, off, data):
         f.write(data)
 
 
-def flip(p, off):
-    write(p, off, bytes([read(p, off, 1)[0] ^ 4]))
-
-
 def swap(p, off1, q, off2, n):
     one, two = read(p, off1, n), read(q, off2, n)
     write(p, off1, two)
