@@ -75,7 +75,7 @@ uint64_t rotate_left_ns(const struct rotate *r)
 	uint64_t worked = data ? atomic_load(&r->worked) : done;
 	uint64_t ns = data ? atomic_load(&r->work_ns) : clock_monotonic_ns() - atomic_load(&r->begun_ns);
 
-	return worked && total > done ? (uint64_t)((double)(total - done) / (double)worked * (double)ns) : 0;
+	return worked && total > done && atomic_load(&r->running) ? (uint64_t)((double)(total - done) / (double)worked * (double)ns) : 0;
 }
 
 /* ---- one object ---- */

@@ -49,9 +49,15 @@ asked = subprocess.Popen([BIN + "/keyctl", "--socket", tenant.socket, "rotate", 
 first, begun = at(30)
 check(DATA <= first["rotate_total"] < DATA * 1.1, "%d bytes are to be gone through, of %d" % (first["rotate_total"], DATA))
 said = [at(p) for p in (50, 60)]
+tenant.keyctl("rotate", "env", "--pause")
+paused = tenant.env("env")
+check(paused["rotate_percent"] >= 60 and paused["rotate_seconds_left"] == 0, "paused, %d %%, %d s left" % (
+    paused["rotate_percent"], paused["rotate_seconds_left"]))
 tenant.keyctl("env", "unmount", "env", "--force")
 asked.wait(WAIT_S)
 tenant.keyctl("env", "mount", "env")
+subprocess.Popen([BIN + "/keyctl", "--socket", tenant.socket, "rotate", "env", "--resume"], stdout=subprocess.DEVNULL,
+                 stderr=subprocess.DEVNULL)
 again, _ = at(1)
 check(again["rotate_percent"] >= 60, "%d %%, where the last mount was at 60" % again["rotate_percent"])
 said += [at(75)]
