@@ -27,6 +27,7 @@ struct journal {
 	uint8_t *buf; /* the record being made; JOURNAL_SIZE */
 	size_t len, part, extent; /* of the record; where the open part and its last extent begin */
 	unsigned parts;
+	bool ahead; /* all but its first sector is durable */
 	size_t starts[JOURNAL_PARTS_MAX];
 
 	pthread_mutex_t lock; /* for the rest */
@@ -286,8 +287,10 @@ void journal_stop(struct volume *v)
 
 void journal_part_begin(struct journal *j, const uint8_t file_id[FILE_ID_SIZE], const struct timespec *mtime)
 {
-	if (j->parts == 0)
+	if (j->parts == 0) {
 		j->len = SECTOR_SIZE;
+		j->ahead = false;
+	}
 	j->part = j->len;
 	j->extent = 0;
 	uint8_t *head = j->buf + j->part;
@@ -339,6 +342,22 @@ int journal_part_end(struct journal *j, const struct file_key *key)
 	return rc;
 }
 
+int journal_write_ahead(struct volume *v)
+{
+	struct journal *j = v->journal;
+	int rc = io_pwrite_full(j->fd, j->buf + SECTOR_SIZE, j->len - SECTOR_SIZE, SECTOR_SIZE);
+
+	if (rc == 0)
+		rc = volume_synced(v, io_fdatasync(j->fd));
+	j->ahead = rc == 0;
+	return rc;
+}
+
+void journal_forget(struct journal *j)
+{
+	j->parts = 0;
+}
+
 int journal_commit(struct volume *v)
 {
 	struct journal *j = v->journal;
@@ -347,7 +366,7 @@ int journal_commit(struct volume *v)
 	memset(j->buf + 24, 0, SECTOR_SIZE - 24);
 	le64_store(j->buf + 24, j->len);
 	le32_store(j->buf + 32, j->parts);
-	int rc = io_pwrite_full(j->fd, j->buf, j->len, 0);
+	int rc = io_pwrite_full(j->fd, j->buf, j->ahead ? SECTOR_SIZE : j->len, 0);
 	if (rc == 0)
 		return volume_synced(v, io_fdatasync(j->fd));
 	/* Its first parts may be whole. */

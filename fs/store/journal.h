@@ -6,6 +6,7 @@
  *
  * J1. A record is in force from when it is durable as a whole until its first sector is gone. A torn one never is: the tag of
  *     each part binds it to the record id in the first sector.
+ *     So the rest may be written, and be durable, before the first sector is.
  * J2. While it is in force nobody else changes what it covers (recrypt.c holds the ranges): to apply it, any number of times, is right.
  * J3. After a crash a part is applied when its file is opened, before anything of the file is believed, and then taken back
  *     for itself, durably, before anybody gets the file.
@@ -47,6 +48,10 @@ uint8_t *journal_extent(struct journal *j, uint64_t off, size_t len);
 void journal_part_cancel(struct journal *j);
 /* key: of record 0 in the key sector that the part brings. */
 int journal_part_end(struct journal *j, const struct file_key *key) MUST_CHECK;
+/* The record but for what puts it in force: so that little is left for journal_commit. What fails has done nothing. */
+int journal_write_ahead(struct volume *v) MUST_CHECK;
+/* The record is not to be. */
+void journal_forget(struct journal *j);
 /* Makes the record durable. What fails poisons the volume, unless nothing of it is in force. */
 int journal_commit(struct volume *v) MUST_CHECK;
 /* Writes part index (in order of begin) in place, durably. */

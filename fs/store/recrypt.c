@@ -10,7 +10,8 @@
  *     too (key bit), and that is all that readers need: a half-rotated file is an ordinary file.
  * X2. A step writes new entries, new ciphertext and the sector with the cursor past them as one record of the journal, and
  *     holds the blocks' range from before it reads them until the record is taken back: for all the world they change at
- *     once. Seals and marks stay true: the record stands for what they cannot say in between.
+ *     once. Seals and marks stay true: the record stands for what they cannot say in between. Only while the record is written, and
+ *     not in force yet, the range is let go and watched: where somebody changed something there the step begins again, and keeps it.
  * X3. The step that brings G and the one that drops F hold the whole file, for they change the keys that others use.
  * X4. The last step holds the file's state too; it writes both state slots anew, under G, with the sector that does not name
  *     F any more. Where it is the only one the record has all that the file has: it calls everything sealed.
@@ -38,6 +39,7 @@ struct step {
 	bool last;            /* X4; holds state_lock too */
 	bool renewed;         /* next has keys of its own */
 	bool sealed;          /* its slots call everything sealed */
+	bool watched;         /* no lock is held, the range is watched */
 	struct filehead next; /* what the key sector will say */
 	uint64_t first, end;  /* blocks, whole groups: what is encrypted again, and the cursor after it */
 };
@@ -254,7 +256,7 @@ static int step_head(struct step *s, uint32_t version)
 
 static void step_undo(struct step *s)
 {
-	if (s->last)
+	if (s->last && !s->watched)
 		pthread_mutex_unlock(&s->c->state_lock);
 	if (s->renewed)
 		filehead_done(&s->next);
@@ -404,6 +406,35 @@ static void recrypt_adapt(struct recrypt *r, unsigned files, uint64_t bytes)
 	}
 }
 
+/* Whether nothing but who holds the range changes what the record says: a seal under way does. */
+static bool step_can_be_watched(const struct step *s)
+{
+	return !s->last || !s->c->sealing_now;
+}
+
+static void step_watch(struct step *s)
+{
+	if (s->last)
+		pthread_mutex_unlock(&s->c->state_lock);
+	range_watch(&s->c->ranges, &s->range);
+	s->watched = true;
+}
+
+/* All of them again, or false. */
+static bool recrypt_retake(struct step **steps, unsigned n)
+{
+	bool all = true;
+
+	for (unsigned k = 0; all && k < n; k++)
+		all = range_retake(&steps[k]->c->ranges, &steps[k]->range);
+	for (unsigned k = 0; all && k < n; k++) {
+		if (steps[k]->last)
+			pthread_mutex_lock(&steps[k]->c->state_lock);
+		steps[k]->watched = false;
+	}
+	return all;
+}
+
 /* X5, as far as a step can go. */
 static int recrypt_settle(struct recrypt *r, struct content *c)
 {
@@ -415,19 +446,15 @@ static int recrypt_settle(struct recrypt *r, struct content *c)
 	return content_settle(c, end);
 }
 
-int recrypt_step(struct recrypt *r, struct recrypt_file *files, unsigned n, uint64_t *ret_bytes)
+/* Their record, in the journal's memory. Locks of those in ret are held. */
+static unsigned recrypt_compose(struct recrypt *r, struct recrypt_file *files, unsigned n, struct step **ret, uint64_t *ret_bytes)
 {
 	uint32_t version = volume_data_version(r->v);
-	struct step *composed[RECRYPT_FILES_MAX];
 	unsigned count = 0;
-	int rc = volume_writable(r->v);
 
 	*ret_bytes = 0;
-	/* So that little is left to wait for when others wait for us. */
-	for (unsigned k = 0; rc == 0 && k < n; k++)
-		rc = recrypt_settle(r, files[k].content);
-	uint64_t begun = clock_monotonic_ns();
-	for (unsigned k = 0; rc == 0 && k < n; k++) {
+	journal_forget(r->v->journal);
+	for (unsigned k = 0; k < n; k++) {
 		struct step *s = &r->steps[k];
 
 		*s = (struct step){.c = files[k].content};
@@ -436,8 +463,53 @@ int recrypt_step(struct recrypt *r, struct recrypt_file *files, unsigned n, uint
 			one = step_compose(r, s, version, ret_bytes);
 		files[k].result = one == 0 ? s->last : one;
 		if (one == 0)
-			composed[count++] = s;
+			ret[count++] = s;
 	}
+	return count;
+}
+
+static void recrypt_held(struct recrypt *r, uint64_t since_ns)
+{
+	r->held_ns = MAX(r->held_ns, clock_monotonic_ns() - since_ns);
+}
+
+/* Writes the record while nothing is held, where that can be. False: it is nothing any more, nor are they. */
+static bool recrypt_write_ahead(struct recrypt *r, struct step **steps, unsigned n, uint64_t *since_ns, int *ret_rc)
+{
+	bool can = true;
+
+	for (unsigned k = 0; k < n; k++)
+		can = can && step_can_be_watched(steps[k]);
+	if (!can)
+		return true;
+	for (unsigned k = 0; k < n; k++)
+		step_watch(steps[k]);
+	recrypt_held(r, *since_ns);
+	*ret_rc = journal_write_ahead(r->v);
+	*since_ns = clock_monotonic_ns();
+	if (*ret_rc == 0 && recrypt_retake(steps, n))
+		return true;
+	for (unsigned k = 0; k < n; k++)
+		step_undo(steps[k]);
+	return false;
+}
+
+int recrypt_step(struct recrypt *r, struct recrypt_file *files, unsigned n, uint64_t *ret_bytes)
+{
+	struct step *composed[RECRYPT_FILES_MAX];
+	unsigned count = 0;
+	int rc = volume_writable(r->v);
+
+	*ret_bytes = 0;
+	/* So that little is left to wait for when others wait for us. */
+	for (unsigned k = 0; rc == 0 && k < n; k++)
+		rc = recrypt_settle(r, files[k].content);
+	uint64_t since = clock_monotonic_ns();
+	r->held_ns = 0;
+	if (rc == 0)
+		count = recrypt_compose(r, files, n, composed, ret_bytes);
+	if (count > 0 && !recrypt_write_ahead(r, composed, count, &since, &rc))
+		count = rc == 0 ? recrypt_compose(r, files, n, composed, ret_bytes) : 0;
 	/* Poisoned on the way: then nothing more is written. */
 	if (rc == 0)
 		rc = volume_writable(r->v);
@@ -451,7 +523,7 @@ int recrypt_step(struct recrypt *r, struct recrypt_file *files, unsigned n, uint
 	}
 	if (rc < 0 || count == 0)
 		return rc;
-	r->held_ns = clock_monotonic_ns() - begun;
+	recrypt_held(r, since);
 	recrypt_adapt(r, n, *ret_bytes);
 	return 0;
 }

@@ -209,16 +209,17 @@ static bool in_journal(const struct recording *r, size_t k)
 	return strcmp(first_name(r, r->records[k].obj), "rotate.journal") == 0;
 }
 
+/* What puts a record in force: its first sector, alone or with the rest. */
 static bool is_journal_record(const struct recording *r, size_t k)
 {
 	const struct record *one = &r->records[k];
 
-	return one->op == IO_WRITE && one->off == 0 && one->len > SECTOR_SIZE && one->data[0] != 0 && in_journal(r, k);
+	return one->op == IO_WRITE && one->off == 0 && one->len >= SECTOR_SIZE && one->data[0] != 0 && in_journal(r, k);
 }
 
 static bool retires_record(const struct recording *r, size_t k)
 {
-	return r->records[k].op == IO_WRITE && r->records[k].len == SECTOR_SIZE && in_journal(r, k);
+	return r->records[k].op == IO_WRITE && r->records[k].len == SECTOR_SIZE && r->records[k].data[0] == 0 && in_journal(r, k);
 }
 
 static void journal_not_synced(struct recording *r)

@@ -94,6 +94,45 @@ static void range_excludes_only_what_conflicts(void **state)
 	range_set_done(&set);
 }
 
+static void range_watched_knows_who_came(void **state)
+{
+	struct range_set set;
+	struct range watched, other;
+
+	(void)state;
+	range_set_init(&set);
+	for (unsigned round = 0; round < 4; round++) {
+		bool meets = round == 3;
+
+		range_lock(&set, &watched, 10, 19, true);
+		range_watch(&set, &watched);
+		/* Nobody waits for it; who reads, or is elsewhere, does not count. */
+		range_lock(&set, &other, meets ? 19 : round == 0 ? 20 : 12, meets || round == 0 ? 30 : 12, meets || round == 0);
+		range_unlock(&set, &other);
+		assert_int_equal(range_retake(&set, &watched), !meets);
+		assert_int_equal(together(&set, 100, (struct party){NULL, 0, 9, true}, (struct party){NULL, 20, 29, true}), 2);
+		range_unlock(&set, &watched);
+	}
+	/* Also who waited already. */
+	struct party p = {&set, 15, 15, true};
+	pthread_t thread;
+	meeting_begin(1, 10000);
+	range_lock(&set, &watched, 10, 19, true);
+	assert_int_equal(pthread_create(&thread, NULL, hold, &p), 0);
+	for (bool waits = false; !waits;) {
+		pthread_mutex_lock(&set.lock);
+		waits = watched.next != NULL;
+		pthread_mutex_unlock(&set.lock);
+	}
+	range_watch(&set, &watched);
+	pthread_join(thread, NULL);
+	assert_int_equal(range_retake(&set, &watched), false);
+	range_unlock(&set, &watched);
+	assert_null(set.head);
+	assert_ptr_equal(set.tail, &set.head);
+	range_set_done(&set);
+}
+
 /* ---- content ---- */
 
 struct job {
@@ -192,6 +231,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(range_excludes_only_what_conflicts),
+		cmocka_unit_test(range_watched_knows_who_came),
 		cmocka_unit_test(content_different_ranges_go_side_by_side),
 	};
 

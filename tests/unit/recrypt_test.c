@@ -248,6 +248,106 @@ static void recrypt_many_small_files_in_one_step(void **state)
 	test_remove(dir);
 }
 
+/* ---- others, while the record is written ---- */
+
+static struct {
+	struct volume *v;
+	struct content *c;
+	unsigned what, times;
+	size_t size;
+} other;
+
+enum { OTHER_WRITES, OTHER_WRITES_ELSEWHERE, OTHER_CUTS, OTHER_EMPTIES, OTHER_SEALS, OTHER_IS_SEALING, OTHER_READS, OTHER_COUNT };
+
+/* The record is written, but for its first sector: nothing is held. */
+static int other_works(void *ctx, struct io_event *ev)
+{
+	(void)ctx;
+	if (ev->op != IO_WRITE || ev->fd == other.c->fd || ev->off != SECTOR_SIZE || other.times == 0)
+		return 0;
+	other.times--;
+	switch (other.what) {
+	case OTHER_WRITES:
+	case OTHER_WRITES_ELSEWHERE:;
+		size_t off = other.what == OTHER_WRITES ? 8192 : (2u << 20) + 4096;
+
+		memset(model + off, 'o', 5000);
+		assert_int_equal(content_write(other.c, model + off, 5000, off), 0);
+		break;
+	case OTHER_CUTS:
+		other.size = 9000;
+		assert_int_equal(content_truncate(other.c, other.size), 0);
+		break;
+	case OTHER_EMPTIES:
+		assert_int_equal(content_truncate(other.c, 0), 0);
+		other.size = 6000;
+		assert_int_equal(content_write(other.c, model, other.size, 0), 0);
+		break;
+	case OTHER_SEALS:
+		if (content_seal_begin(other.c))
+			content_seal_finish(other.c, 0);
+		break;
+	case OTHER_IS_SEALING:
+		assert_true(other.size > 100000); /* the step that ends a file says what the slots are */
+		break;
+	case OTHER_READS:
+	default:
+		expect_content(other.c, other.size);
+	}
+	return 0;
+}
+
+static void recrypt_others_change_it_while_the_record_is_written(void **state)
+{
+	const struct io_hook hook = {.before = other_works};
+	char dir[64], path[80];
+
+	(void)state;
+	test_dir(dir);
+	snprintf(path, sizeof(path), "%s/store", dir);
+	for (unsigned k = 0; k < 2 * OTHER_COUNT; k++) {
+		struct recrypt *r = NULL;
+		int done = 0;
+
+		store_create(path);
+		other.v = store_open(path);
+		other.what = k / 2;
+		other.size = k % 2 ? MODEL_MAX : 100000;
+		memset(model, 'x', sizeof(model));
+		assert_int_equal(store_file(other.v, "file", true, &other.c), 0);
+		assert_int_equal(content_write(other.c, model, other.size, 0), 0);
+		if (other.what == OTHER_WRITES_ELSEWHERE)
+			other.size = MAX(other.size, (2u << 20) + 4096 + 5000);
+		begin_for(other.v, &other.c, 1);
+		assert_int_equal(recrypt_new(other.v, &r), 0);
+		if (other.size > 100000 && k % 2 == 0) /* it will be: zeros until then */
+			memset(model + 100000, 0, MODEL_MAX - 100000);
+		other.times = 3;
+		if (other.what == OTHER_IS_SEALING)
+			assert_true(content_seal_begin(other.c));
+		io_set_hook(&hook);
+		while (done == 0)
+			done = step(r, other.c);
+		io_set_hook(NULL);
+		assert_int_equal(done, 1);
+		assert_int_equal(other.times < 3, other.what != OTHER_IS_SEALING || k % 2);
+		if (other.what == OTHER_IS_SEALING)
+			content_seal_finish(other.c, content_sync(other.c, true));
+		expect_content(other.c, other.size);
+		content_close(other.c);
+		recrypt_free(r);
+		assert_int_equal(volume_close(other.v), 0);
+		other.v = open_next(path);
+		assert_int_equal(store_file(other.v, "file", false, &other.c), 0);
+		expect_content(other.c, other.size);
+		assert_int_equal(atomic_load(&other.v->stats.refused), 0);
+		content_close(other.c);
+		assert_int_equal(volume_close(other.v), 0);
+		test_remove(path);
+	}
+	test_remove(dir);
+}
+
 /* ---- failing calls, and a crash after each ---- */
 
 static struct {
@@ -363,7 +463,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {cmocka_unit_test(recrypt_keeps_what_random_operations_make),
 		cmocka_unit_test(recrypt_old_key_opens_nothing_and_holes_stay), cmocka_unit_test(recrypt_many_small_files_in_one_step),
-		cmocka_unit_test(recrypt_failing_call_loses_nothing)};
+		cmocka_unit_test(recrypt_others_change_it_while_the_record_is_written), cmocka_unit_test(recrypt_failing_call_loses_nothing)};
 
 	/* Thousands of syncs: in memory they cost nothing, and nothing here depends on a real one. */
 	if (access("/dev/shm", W_OK) == 0)
