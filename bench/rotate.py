@@ -80,30 +80,32 @@ class Probe:
         return self.took
 
 
+def state(s):
+    return json.loads(s.keyctl("env", "show", "b", "--json"))
+
+
 class AtWork:
     """A rotation of the data, begun or gone on with, until end(): then it is paused."""
 
     def __init__(self, s):
         self.s = s
-        order = "--resume" if self.state()["rotating_data"] else "--data"
+        order = "--resume" if state(s)["rotating_data"] else "--data"
         self.asked = subprocess.Popen([s.bin + "/keyctl", "--socket", s.state + "/run/keyctl.sock", "rotate", "b", order],
                                       stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        while self.asked.poll() is None and self.state()["rotate_phase"] != "data":
+        while self.asked.poll() is None and state(s)["rotate_phase"] != "data":
             time.sleep(0.02)
-
-    def state(self):
-        return json.loads(self.s.keyctl("env", "show", "b", "--json"))
 
     def end(self):
         """What env show said just before: of one that came to its end meanwhile nothing."""
-        state = self.state()
+        said = state(self.s)
         if self.asked.poll() is None:
             self.s.keyctl("rotate", "b", "--pause")
         self.asked.wait()
-        return [state] if state["rotating_data"] else []
+        return [said] if said["rotating_data"] else []
 
 
 TURN_S = 4
+NONE, PAUSED, WORKS = "none", "paused", "at work"
 
 
 def of_turns(samples, turns):
@@ -112,39 +114,52 @@ def of_turns(samples, turns):
 
 
 def beside_pgbench(s, quick, repeat):
-    """A pgbench during which a rotation rests and works in turns of some seconds, for what a database does in a minute changes more than
-    the rotation changes it. By whether it works: tps of each turn, then milliseconds of what the probes of writes and of reads saw. Then
-    the bytes that were encrypted again in a second, and the longest that blocks were withheld, in ms, as the worker counts them."""
+    """A pgbench in rounds of three turns of some seconds, for what a database does in a minute changes more than a rotation changes it:
+    without a rotation, with one that is paused, and with one at work, which then comes to its end while nothing else is done. By turn: tps,
+    then milliseconds of what the probes of writes and of reads saw. Then the bytes that were encrypted again in a second, and the longest
+    that blocks were withheld, in ms, as the worker counts them."""
     pgbench = Pgbench("read-write")
     pgbench.init(s, quick)
     pgbench.start(s)
     load = "pgbench", "-n", "-c", 4, "-j", 2, "-P", 1, "-T"
     pgbench.do(s, *load, 3, "postgres")
-    AtWork(s).end()
-    count = 8 if quick else 16 * repeat
-    out, turns, states, rotation = [], [], [], None
-    thread = threading.Thread(target=lambda: out.append(pgbench.do(s, *load, (count + 2) * (TURN_S + 1), "postgres")))
-    begun = time.monotonic()
-    thread.start()
-    probes = [Probe(s, begun, reads) for reads in (False, True)]
-    for turn in range(count):
-        works = turn % 4 in (1, 2)
-        if works and not rotation:
-            rotation = AtWork(s)
-        elif not works and rotation:
+    begun, turns, states, samples = time.monotonic(), [], [], ([], [], [])
+    for number in range(3 if quick else 5 * repeat):
+        out, rotation = [], None
+        thread = threading.Thread(target=lambda: out.append(pgbench.do(s, *load, 3 * (TURN_S + 1), "postgres")))
+        offset = time.monotonic() - begun
+        thread.start()
+        probes = [Probe(s, begun, reads) for reads in (False, True)]
+        for kind in (NONE, WORKS, PAUSED) if number % 2 else (NONE, PAUSED, WORKS):
+            if kind != NONE and not rotation:
+                rotation = AtWork(s)
+            if kind == PAUSED:
+                states += rotation.end()
+                rotation = None
+            start = time.monotonic() - begun
+            time.sleep(TURN_S)
+            turns.append((start, time.monotonic() - begun, kind))
+        if rotation:
             states += rotation.end()
-            rotation = None
-        start = time.monotonic() - begun
-        time.sleep(TURN_S)
-        turns.append((start, time.monotonic() - begun, works))
-    if rotation:
-        states += rotation.end()
-    samples = [probe.end() for probe in probes]
-    thread.join()
+        for seen, probe in zip(samples[1:], probes):
+            seen += probe.end()
+        thread.join()
+        samples[0].extend((offset + float(t), float(v)) for t, v in re.findall(r"^progress: ([\d.]+) s, ([\d.]+) tps", out[0], re.M))
+        if state(s)["rotating_data"]:
+            s.keyctl("rotate", "b", "--resume")
+        os.sync()
     pgbench.stop(s)
-    samples.insert(0, [(float(t), float(v)) for t, v in re.findall(r"^progress: ([\d.]+) s, ([\d.]+) tps", out[0], re.M)])
-    tps, writes, reads = ({w: [v for v, turn in zip(of_turns(one, turns), turns) if turn[2] == w] for w in (False, True)} for one in samples)
+    tps, writes, reads = ({kind: [v for v, turn in zip(of_turns(one, turns), turns) if turn[2] == kind] for kind in (NONE, PAUSED, WORKS)}
+                          for one in samples)
     return tps, writes, reads, statistics.median(e["rotate_rate"] for e in states), max(e["rotate_held_us"] for e in states) / 1000
+
+
+def ratio(tps, kind):
+    """Of each round's turn to that without a rotation: of the means, the median, and its standard error."""
+    mean = {k: [statistics.mean(v) for v in tps[k]] for k in (kind, NONE)}
+    each = [a / b for a, b in zip(mean[kind], mean[NONE])]
+    return "%.3f; %.3f, %.3f" % (statistics.mean(mean[kind]) / statistics.mean(mean[NONE]), statistics.median(each),
+                                 statistics.stdev(each) / len(each) ** 0.5)
 
 
 def measure(s, quick, repeat):
@@ -152,19 +167,18 @@ def measure(s, quick, repeat):
     size, mib = mib_a_second(s, quick, repeat)
     count, files = files_a_second(s, quick, repeat)
     tps, writes, reads, rate, held = beside_pgbench(s, quick, repeat)
-    mean = {w: [statistics.mean(v) for v in tps[w]] for w in tps}
-    ratios = [w / wo for w, wo in zip(mean[True], mean[False])]
     line = "| %s | %s |\n"
     text = line % ("rotation", "") + line % ("---", "---")
     text += line % ("rotate, {:,} files of 3,000 bytes".format(count), "{:,.0f} files/s".format(files))
     text += line % ("rotate --data, a file of %d MiB, nothing else at work" % size, "%.0f MiB/s" % mib)
-    text += line % ("pgbench read-write, 4 clients: rotation paused; at work", "%.0f; %.0f tps" % (
-        statistics.mean(mean[False]), statistics.mean(mean[True])))
-    text += line % ("the ratio: of the means; median of %d pairs of turns, its standard error" % len(ratios), "%.3f; %.3f, %.3f" % (
-        statistics.mean(mean[True]) / statistics.mean(mean[False]), statistics.median(ratios), statistics.stdev(ratios) / len(ratios) ** 0.5))
+    text += line % ("pgbench read-write, 4 clients: no rotation; paused; at work", "%s tps" % "; ".join(
+        "%.0f" % statistics.mean(v for turn in tps[kind] for v in turn) for kind in (NONE, PAUSED, WORKS)))
+    text += line % ("paused to none: of the means; median of %d rounds, its standard error" % len(tps[NONE]), ratio(tps, PAUSED))
+    text += line % ("at work to none, likewise", ratio(tps, WORKS))
     text += line % ("encrypted again meanwhile", "%.1f MiB/s" % (rate / MIB))
     for what, seen in ("8 KiB write + fsync", writes), ("8 KiB read", reads):
-        took = {w: sorted(v for turn in seen[w] for v in turn) for w in seen}
+        took = {kind: sorted(v for turn in seen[kind] for v in turn) for kind in seen}
         for name, value in ("median", statistics.median), ("one in a hundred", lambda v: v[len(v) * 99 // 100]), ("longest", max):
-            text += line % ("%s meanwhile, %s: rotation paused; at work" % (what, name), "%.1f; %.1f ms" % (value(took[False]), value(took[True])))
+            text += line % ("%s meanwhile, %s: no rotation; paused; at work" % (what, name), "%s ms" % "; ".join(
+                "%.1f" % value(took[kind]) for kind in (NONE, PAUSED, WORKS)))
     return text + line % ("longest that the rotation withheld blocks", "%.1f ms" % held)
