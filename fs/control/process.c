@@ -20,6 +20,7 @@
 #define LOCK_SLACK_MS 3000 /* over lock.timeout, for the way there and back */
 #define KILL_LIMIT_MS 5000
 #define UNMOUNT_LIMIT_MS 60000
+#define PROCESS_USAGE 2 /* the exit status of a program that does not know its options */
 
 void process_socket(const struct config *c, const char *name, char ret[PROCESS_SOCKET_MAX])
 {
@@ -35,14 +36,27 @@ bool process_ended(int pidfd, int limit_ms)
 
 /* ---- beginning ---- */
 
-pid_t process_spawn(const struct config *c, const char *program, const struct registry_env *env, const char *socket)
-{
-	char threads[16], spin[16], interval[32], rate[32];
+#define OPTIONS_MAX 5
+#define OPTION_SIZE 48
 
-	snprintf(threads, sizeof(threads), "%d", c->threads);
-	snprintf(spin, sizeof(spin), "%d", c->spin_us);
+/* What tdefs-mount does without: a setting each. */
+static void process_options(const struct config *c, char ret[OPTIONS_MAX][OPTION_SIZE])
+{
+	char interval[32];
+
 	duration_format(c->seal_interval_ns, interval, sizeof(interval));
-	snprintf(rate, sizeof(rate), "%llu", (unsigned long long)c->rotate_max_rate);
+	snprintf(ret[0], OPTION_SIZE, "--threads=%d", c->threads);
+	snprintf(ret[1], OPTION_SIZE, "--transport=%.20s", c->transport);
+	snprintf(ret[2], OPTION_SIZE, "--spin-us=%d", c->spin_us);
+	snprintf(ret[3], OPTION_SIZE, "--seal-interval=%s", interval);
+	snprintf(ret[4], OPTION_SIZE, "--rotate-max-rate=%llu", (unsigned long long)c->rotate_max_rate);
+}
+
+pid_t process_spawn(const struct config *c, const char *program, const struct registry_env *env, const char *socket, bool bare)
+{
+	char options[OPTIONS_MAX][OPTION_SIZE];
+
+	process_options(c, options);
 	pid_t pid = fork();
 	if (pid != 0)
 		return pid < 0 ? -errno : pid;
@@ -56,8 +70,8 @@ pid_t process_spawn(const struct config *c, const char *program, const struct re
 		dup2(null, STDIN_FILENO);
 		dup2(null, STDOUT_FILENO);
 	}
-	execl(program, program, "--name", env->name, "--store", env->store, "--mountpoint", env->mountpoint, "--socket", socket, "--threads",
-		threads, "--transport", c->transport, "--spin-us", spin, "--seal-interval", interval, "--rotate-max-rate", rate, (char *)NULL);
+	execl(program, program, "--name", env->name, "--store", env->store, "--mountpoint", env->mountpoint, "--socket", socket,
+		bare ? NULL : options[0], options[1], options[2], options[3], options[4], (char *)NULL);
 	_exit(127);
 }
 
@@ -85,7 +99,7 @@ int process_find(const char *socket, pid_t *ret_pid)
 
 /* ---- ending ---- */
 
-void process_reap(int pidfd, char *ret_reason, size_t size)
+bool process_reap(int pidfd, char *ret_reason, size_t size)
 {
 	siginfo_t info = {0};
 
@@ -96,6 +110,7 @@ void process_reap(int pidfd, char *ret_reason, size_t size)
 			info.si_status);
 	else
 		snprintf(ret_reason, size, "it was killed by signal %d (%s)", info.si_status, strsignal(info.si_status));
+	return info.si_code == CLD_EXITED && info.si_status == PROCESS_USAGE;
 }
 
 bool process_lock(const struct config *c, const struct process *p, struct users *ret_users, struct link_status *ret_status, char *text)

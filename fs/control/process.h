@@ -8,16 +8,16 @@
 
 #define PROCESS_SOCKET_MAX 1100
 void process_socket(const struct config *c, const char *name, char ret[PROCESS_SOCKET_MAX]);
-/* Forks it; program is tdefs-mount. The pid, or -errno. */
-pid_t process_spawn(const struct config *c, const char *program, const struct registry_env *env, const char *socket);
+/* Forks it; program is tdefs-mount. bare: without the settings, of which an earlier one may not know all. The pid, or -errno. */
+pid_t process_spawn(const struct config *c, const char *program, const struct registry_env *env, const char *socket, bool bare);
 /* Until it listens: a connection, which the caller owns. -ECHILD when it ended before, -ETIMEDOUT after limit_ms. */
 int process_wait(const char *socket, int pidfd, unsigned limit_ms) MUST_CHECK;
 /* One that runs already: its pidfd, which the caller owns. -ENOENT, -ECONNREFUSED, -ESRCH: none does. */
 int process_find(const char *socket, pid_t *ret_pid) MUST_CHECK;
 /* Whether it ended before limit_ms were over. */
 bool process_ended(int pidfd, int limit_ms);
-/* Takes a child that has ended, and says how it did. */
-void process_reap(int pidfd, char *ret_reason, size_t size);
+/* Takes a child that has ended, and says how it did. Whether it did not know its options. */
+bool process_reap(int pidfd, char *ret_reason, size_t size);
 
 struct process {
 	const char *name, *mountpoint, *socket;

@@ -398,39 +398,47 @@ static int do_audit(struct request *rq)
 
 #define ADMINS (ROLE_TENANT_ADMIN | ROLE_PLATFORM_OPERATOR)
 
+enum {
+	CHANGES = 1,    /* goes into the audit log also when it succeeds */
+	UNDETERRED = 2, /* is done even where the audit log takes no entry */
+	ON_STORE = 4,   /* its object is no name, but this parameter */
+	ON_REGION = 8,
+	DRY_RUN = 16,   /* changes nothing with dry_run */
+};
+
 static const struct request_entry {
 	const char *method;
 	unsigned roles;
-	bool changes; /* goes into the audit log also when it succeeds */
+	unsigned flags;
 	int (*handler)(struct request *rq);
 	int (*prepare)(struct request *rq); /* before it, without the big lock; may be NULL */
 } requests[] = {
-	{"Status", ROLE_ANY, false, do_status, NULL},
-	{"EnvCreate", ADMINS, true, do_env_create, NULL},
-	{"EnvList", ROLE_ANY, false, do_env_list, NULL},
-	{"EnvShow", ROLE_ANY, false, do_env_show, NULL},
-	{"EnvMount", ADMINS, true, do_env_mount, NULL},
-	{"EnvUnmount", ADMINS, true, do_env_unmount, NULL},
-	{"EnvDelete", ROLE_TENANT_ADMIN, true, do_env_delete, NULL},
-	{"EnvLock", ADMINS, true, do_env_lock, NULL},
-	{"EnvUnlock", ROLE_TENANT_ADMIN, true, do_env_unlock, NULL},
-	{"EnvRotate", ADMINS, true, do_env_rotate, NULL},
-	{"EnvRotatePause", ADMINS, true, do_env_rotate_pause, NULL},
-	{"EnvScrub", ADMINS, false, do_env_scrub, NULL},
-	{"EnvApply", ROLE_TENANT_ADMIN, true, do_env_apply, NULL},
-	{"EnvReturn", ROLE_TENANT_ADMIN, true, do_env_return, NULL},
-	{"EnvAttach", ROLE_TENANT_ADMIN, true, do_env_attach, prepare_optional_key_file},
-	{"EnvKey", ADMINS, true, do_env_key, NULL},
-	{"KeyGenerate", ROLE_TENANT_ADMIN, true, do_key_generate, prepare_password},
-	{"KeyUpload", ROLE_TENANT_ADMIN, true, do_key_upload, prepare_key_file},
-	{"KeyList", ROLE_ANY, false, do_key_list, NULL},
-	{"KeyShow", ROLE_ANY, false, do_key_show, NULL},
-	{"KeyActivate", ROLE_TENANT_ADMIN, true, do_key_activate, NULL},
-	{"KeyUnlock", ROLE_TENANT_ADMIN, true, do_key_unlock, prepare_key_file},
-	{"KekShow", ROLE_TENANT_ADMIN | ROLE_VAULT_ADMIN, true, do_kek_show, NULL},
-	{"TenantLock", ROLE_TENANT_ADMIN, true, do_tenant_lock, prepare_key_file},
-	{"ClockAccept", ROLE_PLATFORM_OPERATOR, true, do_clock_accept, NULL},
-	{"Audit", ROLE_TENANT_ADMIN | ROLE_PLATFORM_OPERATOR | ROLE_AUDITOR, false, do_audit, NULL},
+	{"Status", ROLE_ANY, 0, do_status, NULL},
+	{"EnvCreate", ADMINS, CHANGES, do_env_create, NULL},
+	{"EnvList", ROLE_ANY, 0, do_env_list, NULL},
+	{"EnvShow", ROLE_ANY, 0, do_env_show, NULL},
+	{"EnvMount", ADMINS, CHANGES, do_env_mount, NULL},
+	{"EnvUnmount", ADMINS, CHANGES, do_env_unmount, NULL},
+	{"EnvDelete", ROLE_TENANT_ADMIN, CHANGES, do_env_delete, NULL},
+	{"EnvLock", ADMINS, CHANGES | UNDETERRED | DRY_RUN, do_env_lock, NULL},
+	{"EnvUnlock", ROLE_TENANT_ADMIN, CHANGES, do_env_unlock, NULL},
+	{"EnvRotate", ADMINS, CHANGES, do_env_rotate, NULL},
+	{"EnvRotatePause", ADMINS, CHANGES, do_env_rotate_pause, NULL},
+	{"EnvScrub", ADMINS, 0, do_env_scrub, NULL},
+	{"EnvApply", ROLE_TENANT_ADMIN, CHANGES, do_env_apply, NULL},
+	{"EnvReturn", ROLE_TENANT_ADMIN, CHANGES, do_env_return, NULL},
+	{"EnvAttach", ROLE_TENANT_ADMIN, CHANGES, do_env_attach, prepare_optional_key_file},
+	{"EnvKey", ADMINS, CHANGES | ON_STORE, do_env_key, NULL},
+	{"KeyGenerate", ROLE_TENANT_ADMIN, CHANGES, do_key_generate, prepare_password},
+	{"KeyUpload", ROLE_TENANT_ADMIN, CHANGES, do_key_upload, prepare_key_file},
+	{"KeyList", ROLE_ANY, 0, do_key_list, NULL},
+	{"KeyShow", ROLE_ANY, 0, do_key_show, NULL},
+	{"KeyActivate", ROLE_TENANT_ADMIN, CHANGES, do_key_activate, NULL},
+	{"KeyUnlock", ROLE_TENANT_ADMIN, CHANGES, do_key_unlock, prepare_key_file},
+	{"KekShow", ROLE_TENANT_ADMIN | ROLE_VAULT_ADMIN, CHANGES, do_kek_show, NULL},
+	{"TenantLock", ROLE_TENANT_ADMIN, CHANGES | ON_REGION, do_tenant_lock, prepare_key_file},
+	{"ClockAccept", ROLE_PLATFORM_OPERATOR, CHANGES, do_clock_accept, NULL},
+	{"Audit", ROLE_TENANT_ADMIN | ROLE_PLATFORM_OPERATOR | ROLE_AUDITOR, 0, do_audit, NULL},
 };
 
 /* ---- answers ---- */
@@ -456,15 +464,14 @@ static json_t *refusal_json(struct request *rq, int rc)
 /* Who asks for what; object as far as it fits: the log line has bounds, the peer's message had its own. */
 static void request_row(const struct request *rq, const struct request_entry *entry, struct audit_row *ret)
 {
-	const json_t *object = json_object_get(rq->parameters, "name");
+	const char *what = entry->flags & ON_STORE ? "store" : entry->flags & ON_REGION ? "region" : "name";
+	const json_t *object = json_object_get(rq->parameters, what);
 
-	if (!object)
-		object = json_object_get(rq->parameters, entry->handler == do_env_key ? "store" : "region");
 	*ret = (struct audit_row){.uid = rq->peer->uid};
 	snprintf(ret->role, sizeof(ret->role), "%s", role_name(rq->peer->roles & entry->roles));
 	snprintf(ret->request, sizeof(ret->request), "%s", entry->method);
 	snprintf(ret->object, sizeof(ret->object), "%.100s",
-		json_is_string(object) ? json_string_value(object) : entry->handler == do_tenant_lock ? "default" : "");
+		json_is_string(object) ? json_string_value(object) : entry->flags & ON_REGION ? "default" : "");
 }
 
 static void request_audit(struct request *rq, struct audit_row *row, const char *outcome, const char *detail)
@@ -479,7 +486,8 @@ static void request_audit(struct request *rq, struct audit_row *row, const char 
 
 static json_t *request_run(struct request *rq, const struct request_entry *entry)
 {
-	bool changes = entry->changes && !json_is_true(json_object_get(rq->parameters, "dry_run"));
+	bool dry_run = entry->flags & DRY_RUN && json_is_true(json_object_get(rq->parameters, "dry_run"));
+	bool changes = entry->flags & CHANGES && !dry_run;
 	const struct peer *peer = rq->peer;
 	struct keeper *k = rq->k;
 	struct audit_row row;
@@ -499,8 +507,8 @@ static json_t *request_run(struct request *rq, const struct request_entry *entry
 	pthread_mutex_lock(&k->lock);
 	if (rc == 0 && changes) {
 		rc = audit_begin(k->tenant.registry, &row);
-		if (rc < 0 && entry->handler == do_env_lock) {
-			log_error("the audit log takes no entry (%s): the lock goes on without", strerror(-rc));
+		if (rc < 0 && entry->flags & UNDETERRED) {
+			log_error("the audit log takes no entry (%s): %s goes on without", strerror(-rc), entry->method);
 			rc = 0;
 		} else if (rc < 0) {
 			(void)refuse(&rq->refusal, rc, "A1", "the audit log takes no entry (%s), so nothing was done", strerror(-rc));

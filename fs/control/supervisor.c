@@ -99,11 +99,13 @@ static bool entry_ended(struct supervisor *s, const struct supervised *e, int li
 	return ended;
 }
 
-static void entry_reap(struct supervised *e, char *ret_reason, size_t size)
+static bool entry_reap(struct supervised *e, char *ret_reason, size_t size)
 {
-	process_reap(e->pidfd, ret_reason, size);
+	bool usage = process_reap(e->pidfd, ret_reason, size);
+
 	util_closep(&e->pidfd);
 	e->pid = 0;
+	return usage;
 }
 
 /* What a worker that died left. */
@@ -116,13 +118,30 @@ static void mount_detach(struct supervisor *s, const char *mountpoint)
 
 /* ---- starting ---- */
 
+/* A process that listens: a connection, which the caller owns, and *ret_pidfd likewise. */
+static int entry_begin(struct supervisor *s, struct supervised *e, const struct registry_env *env, const char *socket, bool bare, int *ret_pidfd)
+{
+	pid_t pid = process_spawn(s->config, s->worker, env, socket, bare);
+	int pidfd = pid < 0 ? -1 : (int)syscall(SYS_pidfd_open, pid, 0);
+
+	if (pid < 0 || pidfd < 0)
+		return pid < 0 ? pid : -errno;
+	entry_watch(s, e, pid, fcntl(pidfd, F_DUPFD_CLOEXEC, 0));
+	util_closep(ret_pidfd);
+	*ret_pidfd = pidfd;
+	tenant_let_go(s->tenant);
+	int fd = process_wait(socket, pidfd, START_LIMIT_MS);
+	tenant_take_again(s->tenant);
+	return fd;
+}
+
 static int ops_start(void *ctx, const struct registry_env *env, const struct env_key *ek, uint64_t *ret_epoch, char *text)
 {
 	struct supervisor *s = ctx;
 	struct supervised *e = entry_get(s, env);
 	char socket[PROCESS_SOCKET_MAX], reason[256];
 	struct link_message m = {.type = LINK_START, .key = *ek, .min_epoch = env->epoch, .min_clean = env->clean};
-	int rc = e ? 0 : -ENOMEM, pidfd = -1;
+	CLEANUP_CLOSE int pidfd = -1;
 
 	if (e && e->left) {
 		secret_wipe(&m, sizeof(m));
@@ -132,21 +151,16 @@ static int ops_start(void *ctx, const struct registry_env *env, const struct env
 	process_socket(s->config, env->name, socket);
 	/* What a dead worker left in the way. */
 	unlink(socket);
-	if (rc == 0) {
-		pid_t pid = process_spawn(s->config, s->worker, env, socket);
-
-		pidfd = pid < 0 ? -1 : (int)syscall(SYS_pidfd_open, pid, 0);
-		rc = pid < 0 ? pid : pidfd < 0 ? -errno : 0;
-		if (rc == 0)
-			entry_watch(s, e, pid, fcntl(pidfd, F_DUPFD_CLOEXEC, 0));
+	CLEANUP_CLOSE int fd = e ? entry_begin(s, e, env, socket, false, &pidfd) : -ENOMEM;
+	if (fd == -ECHILD && entry_reap(e, reason, sizeof(reason))) {
+		log_warn("%s: %s does not know all settings that this tdefsd gives it: it is started without", env->name, s->worker);
+		fd = entry_begin(s, e, env, socket, true, &pidfd);
 	}
 	tenant_let_go(s->tenant);
-	CLEANUP_CLOSE int fd = rc == 0 ? process_wait(socket, pidfd, START_LIMIT_MS) : rc;
-	rc = fd < 0 ? fd : link_call(fd, START_LIMIT_MS, &m);
+	int rc = fd < 0 ? fd : link_call(fd, START_LIMIT_MS, &m);
 	if (link_foreign(rc) && !process_ended(pidfd, 1000))
 		snprintf(m.text, sizeof(m.text), "%.300s is of another version, whose language this tdefsd does not speak", s->worker);
 	tenant_take_again(s->tenant);
-	util_closep(&pidfd);
 	snprintf(text, 480, "%.479s", m.text);
 	if (rc == 0)
 		*ret_epoch = m.status.epoch;
@@ -161,6 +175,9 @@ static int ops_start(void *ctx, const struct registry_env *env, const struct env
 			entry_reap(e, reason, sizeof(reason));
 		if (!text[0])
 			snprintf(text, 480, e->left ? "its worker hangs in the kernel" : "its worker: %s", reason);
+		unlink(socket);
+	} else if (rc == -ECHILD && !text[0]) {
+		snprintf(text, 480, "its worker: %s", reason);
 		unlink(socket);
 	}
 	if (rc < 0 && e && !e->left && e->restarts == 0)
@@ -188,11 +205,34 @@ static void worker_told(struct supervisor *s, const char *name, const struct lin
 
 /* ---- stopping ---- */
 
+/* A worker that is to end: known by copies, for its entry may be taken away while the big lock is let go. */
+struct leaving {
+	struct supervised copy;
+	char socket[PROCESS_SOCKET_MAX];
+	struct process process;
+	struct link_status status; /* what it said at last */
+};
+
+static void leaving_begin(struct supervisor *s, const struct supervised *e, struct leaving *ret)
+{
+	ret->copy = *e;
+	process_socket(s->config, e->name, ret->socket);
+	ret->process = (struct process){ret->copy.name, ret->copy.mountpoint, ret->socket, fcntl(e->pidfd, F_DUPFD_CLOEXEC, 0)};
+	tenant_let_go(s->tenant);
+}
+
+static void leaving_end(struct supervisor *s, struct leaving *l)
+{
+	tenant_take_again(s->tenant);
+	util_closep(&l->process.pidfd);
+	worker_told(s, l->copy.name, &l->status);
+}
+
 static int ops_lock(void *ctx, const struct registry_env *env, struct users *ret_users, char *text)
 {
 	struct supervisor *s = ctx;
 	struct supervised *e = entry_find(s, env->name);
-	char socket[PROCESS_SOCKET_MAX];
+	struct leaving l;
 
 	*ret_users = (struct users){0};
 	while (e && e->locking) {
@@ -202,36 +242,26 @@ static int ops_lock(void *ctx, const struct registry_env *env, struct users *ret
 	if (!e || e->pid <= 0 || e->left)
 		return 0;
 	e->locking = true;
-	process_socket(s->config, env->name, socket);
-	const struct supervised copy = *e;
-	CLEANUP_CLOSE int pidfd = fcntl(e->pidfd, F_DUPFD_CLOEXEC, 0);
-	tenant_let_go(s->tenant);
-	struct link_status status;
-	bool ended = process_lock(s->config, &(struct process){copy.name, copy.mountpoint, socket, pidfd}, ret_users, &status, text);
-	tenant_take_again(s->tenant);
-	worker_told(s, env->name, &status);
+	leaving_begin(s, e, &l);
+	bool ended = process_lock(s->config, &l.process, ret_users, &l.status, text);
+	leaving_end(s, &l);
 	/* Who had the claim may have taken it away by now. */
 	e = entry_find(s, env->name);
-	if (e && e->pid == copy.pid) {
+	if (e && (e->pid == l.copy.pid || e->pid <= 0))
 		e->locking = false;
+	if (e && e->pid == l.copy.pid)
 		e->left = !ended;
-	}
 	pthread_cond_broadcast(&s->tenant->unclaimed);
 	return 0;
 }
 
 static int entry_unmount(struct supervisor *s, const struct supervised *e, struct users *ret_users, char *text)
 {
-	char socket[PROCESS_SOCKET_MAX];
-	const struct supervised copy = *e;
-	CLEANUP_CLOSE int pidfd = fcntl(e->pidfd, F_DUPFD_CLOEXEC, 0);
-	struct link_status status;
+	struct leaving l;
 
-	process_socket(s->config, copy.name, socket);
-	tenant_let_go(s->tenant);
-	int rc = process_unmount(s->config, &(struct process){copy.name, copy.mountpoint, socket, pidfd}, ret_users, &status, text);
-	tenant_take_again(s->tenant);
-	worker_told(s, copy.name, &status);
+	leaving_begin(s, e, &l);
+	int rc = process_unmount(s->config, &l.process, ret_users, &l.status, text);
+	leaving_end(s, &l);
 	return rc;
 }
 

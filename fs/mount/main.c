@@ -1,4 +1,7 @@
-/* tdefs-mount: the worker of one environment. Started by tdefsd; see worker.h and link.h. */
+/* tdefs-mount: the worker of one environment. Started by tdefsd; see worker.h and link.h.
+ *
+ * tdefsd may be of another version. So, as in link.h: an option keeps its name and meaning for ever, and none begins as another does;
+ * what is not one of the four that name things is given as --option=value, and one that is not known is passed over. */
 #include "base/log.h"
 #include "base/secret.h"
 #include "mount/sandbox.h"
@@ -46,6 +49,7 @@ int main(int argc, char **argv)
 	struct worker_arguments a = {.mount = {.threads = 4, .seal_interval_ns = UINT64_C(30000000000)}};
 	int option;
 
+	opterr = 0;
 	while ((option = getopt_long(argc, argv, "", options, NULL)) != -1) {
 		switch (option) {
 		case 'n':
@@ -96,6 +100,11 @@ int main(int argc, char **argv)
 			fputs(usage, stdout);
 			return 0;
 		default:
+			/* optopt: a known one, without its value, or a letter. */
+			if (optopt == 0 && strchr(argv[optind - 1], '=')) {
+				fprintf(stderr, "tdefs-mount: %s is an option of another version: passed over\n", argv[optind - 1]);
+				break;
+			}
 			fputs(usage, stderr);
 			return 2;
 		}

@@ -68,6 +68,13 @@ blocker.close()
 keeper.keyctl("unlock", "shop")
 allow_in_log("error: the audit log takes no entry")
 
+print("only what can be tried without doing it is no entry then")
+for method, parameters, entry in ("EnvLock", {"name": "shop"}, 0), ("EnvUnmount", {"name": "shop"}, 1), ("EnvMount", {"name": "shop"}, 1):
+    before = len(entries())
+    equal(outcome(call(keeper.socket, method, dict(parameters, dry_run=True))), "ok", method)
+    equal(len(entries()) - before, entry, "entries of %s with dry_run" % method)
+check(mounted(env.mnt), "mounted")
+
 print("a request that tdefsd did not live to answer")
 with sqlite3.connect(registry) as db:
     db.execute("INSERT INTO audit_pending (time, uid, role, request, object) VALUES (1, 77, 'tenant_admin', 'EnvDelete', 'shop')")

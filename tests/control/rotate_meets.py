@@ -15,7 +15,7 @@ from opens import *
 
 KINDS = {"key": (), "data": ("--data",)}
 FILES, LARGE = 40, 2 << 20
-FAST, SLOW = (0, 0), {"key": (80000, 0), "data": (0, 8000)}        # microseconds, see tests/tools/slow.c
+FAST, SLOW = (0, 0), {"key": (160000, 0), "data": (0, 12000)}        # microseconds, see tests/tools/slow.c
 only = sys.argv[1:]                         # rows, where not all are wanted
 
 base = scratch()

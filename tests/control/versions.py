@@ -203,6 +203,25 @@ restart(THIS, THIS)
 tenant.keyctl("env", "mount", "env")
 intact()
 
+print("a tdefs-mount that does not know an option, and one that is given an option of the future")
+tenant.keyctl("env", "unmount", "env")
+for kind, script in ("older", 'case "$*" in *--transport*) exit 2 ;; esac; exec %s "$@"'), ("future", 'exec %s "$@" --of-the-future=7'):
+    PROGRAM["worker", kind] = base + "/%s_mount" % kind
+    with open(PROGRAM["worker", kind], "w") as f:
+        f.write("#!/bin/sh\n" + script % os.path.realpath(PROGRAM["worker", THIS]) + "\n")
+    os.chmod(PROGRAM["worker", kind], 0o755)
+    restart(THIS, kind)
+    tenant.keyctl("env", "mount", "env")
+    intact()
+    arguments = open("/proc/%d/cmdline" % tenant.env("env")["pid"]).read()
+    equal(("--transport" in arguments, "--of-the-future" in arguments), (kind == "future", kind == "future"), "what it was given")
+    tenant.keyctl("env", "unmount", "env")
+check("older_mount does not know all settings" in tenant.log(), "the log says so")
+for bad in ("--of-the-future", "7"), ("--threads",), ("--threads=0",), ("-x",), ("rest",):
+    run(PROGRAM["worker", THIS], "--name", "n", "--store", base, "--mountpoint", base, "--socket", base + "/s", *bad, ok=(2,))
+restart(THIS, THIS)
+tenant.keyctl("env", "mount", "env")
+
 print("one that says nothing is taken back as well, and locked")
 pid = tenant.env("env")["pid"]
 os.kill(pid, signal.SIGSTOP)
