@@ -276,7 +276,8 @@ static int batch_flush(struct rotate *r)
 			rotate_refused(r, b->names[k], one);
 		else if (rc == 0 && one > 0)
 			atomic_fetch_add(&r->files, 1);
-		r->found += rc == 0 && one > 0;
+		/* Also what has more to be done: it grew since it was found to be small. */
+		r->found += rc == 0 && one >= 0;
 		inode_touch(b->inodes[k]);
 		rotate_close(r, b->inodes[k]);
 		free(b->names[k]);

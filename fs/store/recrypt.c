@@ -461,7 +461,8 @@ static unsigned recrypt_compose(struct recrypt *r, struct recrypt_file *files, u
 		int one = step_plan(r, s, version);
 		if (one == 0)
 			one = step_compose(r, s, version, ret_bytes);
-		files[k].result = one == 0 ? s->last : one;
+		/* Files that were small when they were chosen may have grown: those that have no room any more come with another step. */
+		files[k].result = one == 0 ? s->last : one == -ENOSPC && count > 0 ? 0 : one;
 		if (one == 0)
 			ret[count++] = s;
 	}

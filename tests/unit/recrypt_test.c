@@ -248,6 +248,51 @@ static void recrypt_many_small_files_in_one_step(void **state)
 	test_remove(dir);
 }
 
+static void recrypt_files_that_grew_come_with_another_step(void **state)
+{
+	struct recrypt_file files[RECRYPT_FILES_MAX];
+	struct recrypt *r = NULL;
+	struct content *c[20];
+	char dir[64], path[80], name[8];
+	uint64_t bytes;
+	unsigned left = ARRAY_LEN(c), steps = 0;
+
+	(void)state;
+	test_dir(dir);
+	snprintf(path, sizeof(path), "%s/store", dir);
+	store_create(path);
+	struct volume *v = store_open(path);
+	memset(model, 'x', sizeof(model));
+	for (unsigned k = 0; k < ARRAY_LEN(c); k++) {
+		snprintf(name, sizeof(name), "%u", k);
+		assert_int_equal(store_file(v, name, true, &c[k]), 0);
+		assert_int_equal(content_write(c[k], model, RECRYPT_SMALL * BLOCK_SIZE, 0), 0);
+		files[k].content = c[k];
+	}
+	begin_for(v, c, ARRAY_LEN(c));
+	assert_int_equal(recrypt_new(v, &r), 0);
+	for (; left > 0; steps++) {
+		unsigned n = left;
+
+		assert_int_equal(recrypt_step(r, files, n, &bytes), 0);
+		for (unsigned k = left = 0; k < n; k++) {
+			assert_true(files[k].result >= 0);
+			if (files[k].result == 0)
+				files[left++] = files[k];
+		}
+		assert_true(left < n);
+	}
+	assert_true(steps > 1);
+	for (unsigned k = 0; k < ARRAY_LEN(c); k++) {
+		assert_true(recrypt_is_done(c[k]));
+		expect_content(c[k], RECRYPT_SMALL * BLOCK_SIZE);
+		content_close(c[k]);
+	}
+	recrypt_free(r);
+	assert_int_equal(volume_close(v), 0);
+	test_remove(dir);
+}
+
 /* ---- others, while the record is written ---- */
 
 static struct {
@@ -463,6 +508,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {cmocka_unit_test(recrypt_keeps_what_random_operations_make),
 		cmocka_unit_test(recrypt_old_key_opens_nothing_and_holes_stay), cmocka_unit_test(recrypt_many_small_files_in_one_step),
+		cmocka_unit_test(recrypt_files_that_grew_come_with_another_step),
 		cmocka_unit_test(recrypt_others_change_it_while_the_record_is_written), cmocka_unit_test(recrypt_failing_call_loses_nothing)};
 
 	/* Thousands of syncs: in memory they cost nothing, and nothing here depends on a real one. */
