@@ -80,8 +80,11 @@ static void name_from_another_directory_is_left_out(void **state)
 	snprintf(to, sizeof(to), "%s/root/%s/tdefs.dir", dir, sub);
 	for (int copy = 0; copy < 2; copy++) {
 		int raw = open(to, O_RDWR);
+		char byte;
 
-		assert_int_equal(pwrite(raw, "x", 1, copy * 512 + 10), 1);
+		assert_int_equal(pread(raw, &byte, 1, copy * 512 + 10), 1);
+		byte ^= 1;
+		assert_int_equal(pwrite(raw, &byte, 1, copy * 512 + 10), 1);
 		close(raw);
 		assert_int_equal(dir_id_load(v, fd, &sub_id), 0);
 		assert_memory_equal(&sub_id, &right, sizeof(right));
