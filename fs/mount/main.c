@@ -114,6 +114,7 @@ int main(int argc, char **argv)
 		return 2;
 	}
 	log_open("tdefs-mount", LOG_LEVEL_INFO, false);
+	mallopt(M_ARENA_MAX, 1);
 	mallopt(M_TOP_PAD, HEAP_STEP);
 	if (secret_init(SECRET_HEAP) < 0) {
 		log_error("no memory for keys");

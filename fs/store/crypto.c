@@ -277,9 +277,13 @@ struct block_crypto {
 		EVP_CIPHER_CTX *ctx;
 	} mac[MAC_CONTEXTS];
 	unsigned next_mac; /* the context that is replaced next */
-	uint8_t nonces[NONCES * NONCE_SIZE];
-	unsigned nonces_left;
 };
+
+/* A thread's nonces: most files need one or two. */
+static _Thread_local struct {
+	uint8_t bytes[NONCES * NONCE_SIZE];
+	unsigned left;
+} nonces;
 
 void block_crypto_free(struct block_crypto *bc)
 {
@@ -390,13 +394,13 @@ static int block_mac(struct block_crypto *bc, uint64_t blk, enum block_kind kind
 static int block_make_entry(struct block_crypto *bc, uint64_t blk, enum block_kind kind, uint32_t generation,
 	const void *cipher, uint8_t *ret_entry)
 {
-	if (bc->nonces_left == 0) {
-		if (RAND_bytes(bc->nonces, sizeof(bc->nonces)) != 1)
+	if (nonces.left == 0) {
+		if (RAND_bytes(nonces.bytes, sizeof(nonces.bytes)) != 1)
 			return -EIO;
-		bc->nonces_left = NONCES;
+		nonces.left = NONCES;
 	}
 	le32_store(ret_entry, generation | (kind == BLOCK_ZEROS ? ENTRY_ZERO : 0));
-	memcpy(ret_entry + 4, bc->nonces + --bc->nonces_left * NONCE_SIZE, NONCE_SIZE);
+	memcpy(ret_entry + 4, nonces.bytes + --nonces.left * NONCE_SIZE, NONCE_SIZE);
 	return block_mac(bc, blk, kind, generation, ret_entry + 4, cipher, ret_entry + 16);
 }
 
