@@ -85,7 +85,8 @@ enum status env_mount(const struct options *o, char **arguments)
 	if (status == STATUS_DONE && o->json)
 		client_print_json(json_object_get(answer, "environment"));
 	else if (status == STATUS_DONE)
-		printf("%s is mounted on %s\n", arguments[0], text_of(json_object_get(answer, "environment"), "mountpoint"));
+		printf("%s is mounted on %s\n%s%s", arguments[0], text_of(json_object_get(answer, "environment"), "mountpoint"),
+			text_of(answer, "message"), text_of(answer, "message")[0] ? "\n" : "");
 	json_decref(answer);
 	return status;
 }
@@ -192,7 +193,8 @@ enum status env_attach(const struct options *o, char **arguments)
 	if (status == STATUS_DONE && o->json)
 		client_print_json(env);
 	else if (status == STATUS_DONE)
-		printf("%s is attached and mounted on %s, under the %s key\n", arguments[0], text_of(env, "mountpoint"), text_of(env, "key_source"));
+		printf("%s is attached and mounted on %s, under the %s key\n%s%s", arguments[0], text_of(env, "mountpoint"), text_of(env, "key_source"),
+			text_of(answer, "message"), text_of(answer, "message")[0] ? "\n" : "");
 	json_decref(answer);
 	return status;
 }

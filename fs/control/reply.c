@@ -133,6 +133,12 @@ int reply_environment(struct request *rq, const char *name)
 	return rc;
 }
 
+int reply_mounted(struct request *rq, const char *name)
+{
+	json_object_set_new(rq->reply, "message", json_string(rq->refusal.text));
+	return reply_environment(rq, name);
+}
+
 static const char *text_in(const json_t *o, const char *key)
 {
 	const char *text = json_string_value(json_object_get(o, key));

@@ -166,7 +166,7 @@ static int do_env_mount(struct request *rq)
 		rc = parameter_text(rq, "accept_older", false, &accept_older);
 	if (rc == 0)
 		rc = environment_mount(&rq->k->tenant, name, accept_older, &rq->refusal);
-	return rc < 0 ? rc : reply_environment(rq, name);
+	return rc < 0 ? rc : reply_mounted(rq, name);
 }
 
 static int do_env_unmount(struct request *rq)

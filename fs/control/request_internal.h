@@ -28,6 +28,8 @@ int parameter_secret(struct request *rq, const char *name, bool required, size_t
 json_t *json_number(uint64_t n);
 json_t *environment_json(struct keeper *k, const struct registry_env *env);
 int reply_environment(struct request *rq, const char *name) MUST_CHECK;
+/* With what there is to say of it. */
+int reply_mounted(struct request *rq, const char *name) MUST_CHECK;
 int reply_environments(struct request *rq, json_t *attention) MUST_CHECK;
 /* All keys, with what needs attention and, per region, which guard times run. */
 int reply_keys(struct request *rq, json_t *attention) MUST_CHECK;

@@ -317,7 +317,7 @@ int do_env_attach(struct request *rq)
 		rc = parameter_text(rq, "region", false, &er.region);
 	if (rc == 0)
 		rc = environment_attach(&rq->k->tenant, &er, rq->key, rq->platform, &rq->refusal);
-	return rc < 0 ? rc : reply_environment(rq, er.name);
+	return rc < 0 ? rc : reply_mounted(rq, er.name);
 }
 
 /* For tdefs-fsck: root could read the key from the worker's start or the vault's files anyway, so it gives root nothing

@@ -162,6 +162,11 @@ static int worker_start(struct worker *w, struct link_message *m)
 	CLEANUP_CLOSE int fd = open(a->mountpoint, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (fd >= 0)
 		(void)!mounter_ask(w->mounter.orders, MOUNTER_TUNE, MOUNT_LIMIT_MS, &w->cancel);
+	if (volume_is_copy(w->v)) {
+		snprintf(m->text, sizeof(m->text), "this is a copy of a store that was mounted: what was being written then may be refused, keyctl scrub "
+			"names it");
+		log_warn("%s: %s", a->name, m->text);
+	}
 	log_info("%s: mounted on %s, epoch %llu%s", a->name, a->mountpoint, (unsigned long long)w->v->header.epoch,
 		w->v->header.unclean_count ? " (there were unclean ends before)" : "");
 	return fd < 0 ? -errno : 0;

@@ -183,9 +183,6 @@ int volume_open(const char *path, const struct env_key *ek, const struct volume_
 	}
 	if (rc < 0)
 		return rc;
-	uint64_t last = volume_last_unclean(v);
-	if (last && volume_epoch_copied(v, last))
-		volume_report(v, "this is a copy of a store that was mounted: what does not verify is refused, also what was being written then");
 	*ret = TAKE_PTR(v);
 	return 0;
 }
@@ -246,6 +243,13 @@ bool volume_epoch_unclean(const struct volume *v, uint64_t epoch)
 bool volume_epoch_copied(const struct volume *v, uint64_t epoch)
 {
 	return epoch < v->first_epoch;
+}
+
+bool volume_is_copy(const struct volume *v)
+{
+	uint64_t last = volume_last_unclean(v);
+
+	return last && volume_epoch_copied(v, last);
 }
 
 /* What a rotation or new wraps change; epoch and unclean list are read without the lock, and stay as they are. */

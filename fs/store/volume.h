@@ -68,6 +68,8 @@ int volume_close(struct volume *v);
 bool volume_epoch_unclean(const struct volume *v, uint64_t epoch);
 /* Whether it began before this copy was made: what it left in flux has to verify all the same. */
 bool volume_epoch_copied(const struct volume *v, uint64_t epoch);
+/* Of one that was just opened: whether it is a copy that was made while it was mounted. */
+bool volume_is_copy(const struct volume *v);
 /* The newest epoch that ended uncleanly, 0: nothing may be excused by a crash. */
 uint64_t volume_last_unclean(const struct volume *v);
 /* For who has opened, and so recovered, everything that was there when the volume was opened: makes that durable, then a header

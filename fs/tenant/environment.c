@@ -49,7 +49,11 @@ static int environment_start(struct tenant *t, const struct registry_env *env, c
 	if (rc < 0)
 		return refuse(ret, rc, "", "%s: %s", env->name, text[0] ? text : strerror(-rc));
 	rc = registry_env_set_epoch(t->registry, env->name, epoch);
-	return rc < 0 ? environment_down_again(t, env, registry_refusal(rc, ret)) : 0;
+	if (rc < 0)
+		return environment_down_again(t, env, registry_refusal(rc, ret));
+	/* What its worker has to say all the same. */
+	snprintf(ret->text, sizeof(ret->text), "%s", text);
+	return 0;
 }
 
 static int environment_check_request(struct tenant *t, const struct environment_request *request, struct registry_env *env,
@@ -227,8 +231,12 @@ int environment_mount(struct tenant *t, const char *name, const char *accept_old
 		env.clean = false;
 	}
 	rc = environment_bring_up(t, &env, ret);
-	if (rc == 0 && accept_older)
-		snprintf(ret->text, sizeof(ret->text), "an older store is accepted: %.400s", accept_older);
+	if (rc == 0 && accept_older) {
+		char said[200];
+
+		snprintf(said, sizeof(said), "%.190s", ret->text);
+		snprintf(ret->text, sizeof(ret->text), "an older store is accepted: %.250s%s%s", accept_older, said[0] ? "; " : "", said);
+	}
 	return rc;
 }
 

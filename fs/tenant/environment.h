@@ -23,6 +23,7 @@ int registry_refusal(int error, struct refusal *ret);
 /* How the rules reach the workers; given by the keeper. Texts come back in text (480 bytes) when something fails. Each lets the
  * big lock go while it waits, and but for lock and alive wants the environment's claim. */
 struct worker_ops {
+	/* text may have something to say of a mount that is live, too. */
 	int (*start)(void *ctx, const struct registry_env *env, const struct env_key *ek, uint64_t *ret_epoch, char *text);
 	/* Ends the worker by the lock order, within the time limits, whatever else goes on; text says what was lost. ret_users: who
 	 * had files open. 0 also when none runs. */
