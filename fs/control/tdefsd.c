@@ -4,6 +4,7 @@
 #include "base/io.h"
 #include "base/log.h"
 #include "tenant/audit.h"
+#include "tenant/claim.h"
 #include "tenant/key.h"
 #include "control/server.h"
 
@@ -188,7 +189,7 @@ static int keeper_run(struct keeper *k, int signal_fd, int ready_fd)
 	pthread_join(steward, NULL);
 	pthread_join(witness, NULL);
 	pthread_mutex_lock(&k->lock); /* and keep it: whoever still asks gets no answer any more */
-	k->tenant.lock = NULL;
+	tenant_keep();
 	if (k->config.unmount_on_stop)
 		supervisor_stop_all(&k->supervisor);
 	unlink(k->config.socket);

@@ -267,11 +267,12 @@ static void step_undo(struct step *s)
 static int step_header(struct step *s, uint8_t *header)
 {
 	uint64_t blocks = extent_blocks(content_size(s->c));
-	struct fileslot slot = s->c->slot;
 	struct filehead head = s->next;
 	int rc = 0;
 
 	if (s->last) {
+		struct fileslot slot = s->c->slot;
+
 		head.key[1] = (struct filehead_keys){0};
 		memset(&head.record[1], 0, sizeof(head.record[1]));
 		head.cursor = 0;

@@ -5,16 +5,23 @@
 #include <string.h>
 #include <time.h>
 
+static _Thread_local bool kept;
+
 void tenant_let_go(struct tenant *t)
 {
-	if (t->lock)
+	if (!kept)
 		pthread_mutex_unlock(t->lock);
 }
 
 void tenant_take_again(struct tenant *t)
 {
-	if (t->lock)
+	if (!kept)
 		pthread_mutex_lock(t->lock);
+}
+
+void tenant_keep(void)
+{
+	kept = true;
 }
 
 const struct claim *claim_find(const struct tenant *t, const char *name)
@@ -34,7 +41,7 @@ int claim_take(struct tenant *t, const char *name, const char *what, struct clai
 
 	clock_gettime(CLOCK_MONOTONIC, &until);
 	until.tv_sec += CLAIM_LIMIT_S;
-	while ((other = claim_find(t, name)) && t->lock) {
+	while ((other = claim_find(t, name)) && !kept) {
 		if (rc == ETIMEDOUT)
 			return refuse(ret_refusal, -EBUSY, "", "%s %s: try again when that is done", name, other->what);
 		rc = pthread_cond_timedwait(&t->unclaimed, t->lock, &until);

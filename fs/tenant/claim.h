@@ -26,3 +26,5 @@ void claim_done(struct claim *c); /* for CLEANUP(claim_done); zeroed ones are fi
 /* Around what may wait. */
 void tenant_let_go(struct tenant *t);
 void tenant_take_again(struct tenant *t);
+/* From here on the calling thread, which has the big lock, lets it go no more: whoever else wants it waits until the process ends. */
+void tenant_keep(void);

@@ -63,7 +63,7 @@ struct tenant {
 	} lock_text; /* L2: the one that was issued last; empty when used up */
 	const char *state_dir;
 	struct worker_ops workers;
-	pthread_mutex_t *lock; /* the keeper's big lock; NULL once nothing may be let go any more */
+	pthread_mutex_t *lock; /* the keeper's big lock; does not change */
 	pthread_cond_t unclaimed; /* CLOCK_MONOTONIC */
 	struct claim *claims;  /* lock */
 };
