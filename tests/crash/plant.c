@@ -51,10 +51,21 @@ static bool is_directory(const struct recording *r, uint32_t obj)
 	return false;
 }
 
-/* Moves record from to the place before record to; both counted before the move. */
+/* Moves record from to the place before record to; both counted before the move. Syncs cover what they did; what comes earlier now
+ * than something covered, too; what comes later, no more. */
 static void move(struct recording *r, size_t from, size_t to)
 {
 	struct record one = r->records[from];
+
+	for (size_t k = 0; k < r->count; k++) {
+		size_t *begun = &r->records[k].begun;
+
+		if (from < to && *begun > from && *begun < to)
+			--*begun;
+		else if (from > to && *begun > to && *begun <= from)
+			++*begun;
+	}
+	one.begun = r->records[from].begun;
 
 	if (from < to) {
 		memmove(&r->records[from], &r->records[from + 1], (to - from - 1) * sizeof(one));
@@ -63,6 +74,61 @@ static void move(struct recording *r, size_t from, size_t to)
 		memmove(&r->records[to + 1], &r->records[to], (from - to) * sizeof(one));
 		r->records[to] = one;
 	}
+}
+
+/* Records that are to come in, in order of where. */
+struct inserts {
+	size_t count, room, *before; /* which record */
+	struct record *records;
+};
+
+static void insert(struct inserts *in, size_t before, const struct record *one)
+{
+	if (in->count == in->room) {
+		in->room = in->room ? 2 * in->room : 64;
+		in->before = realloc(in->before, in->room * sizeof(*in->before));
+		in->records = realloc(in->records, in->room * sizeof(*in->records));
+		if (!in->before || !in->records)
+			abort();
+	}
+	in->before[in->count] = before;
+	in->records[in->count] = *one;
+	in->records[in->count++].planted = true;
+}
+
+/* Syncs cover what they did, and of what comes in what lies between. */
+static void insert_all(struct recording *r, struct inserts *in)
+{
+	size_t count = r->count + in->count, from = 0, next = 0;
+	struct record *records = calloc(count + 1, sizeof(*records));
+	uint64_t *log_ends = calloc(count + 1, sizeof(*log_ends));
+	size_t *places = calloc(r->count + 1, sizeof(*places)); /* by record: where it is now, and 1; [0]: 0 */
+
+	if (!records || !log_ends || !places)
+		abort();
+	for (size_t k = 0; k < count; k++) {
+		bool comes_in = next < in->count && in->before[next] == from;
+
+		records[k] = comes_in ? in->records[next++] : r->records[from];
+		if (r->log_ends)
+			log_ends[k] = !comes_in ? r->log_ends[from] : from ? r->log_ends[from - 1] : 0;
+		if (!comes_in)
+			places[++from] = k + 1;
+	}
+	for (size_t k = 0; k < count; k++)
+		records[k].begun = records[k].planted ? k : places[records[k].begun];
+	free(r->records);
+	r->records = records;
+	if (r->log_ends) {
+		free(r->log_ends);
+		r->log_ends = TAKE_PTR(log_ends);
+	}
+	r->count = count;
+	r->room = count + 1;
+	free(log_ends);
+	free(places);
+	free(in->before);
+	free(in->records);
 }
 
 /* ---- the bugs ---- */
@@ -181,18 +247,18 @@ static uint32_t named_before(const struct recording *r, size_t k, uint32_t dir, 
 
 static void rename_in_two_steps(struct recording *r)
 {
+	struct inserts in = {0};
+
 	/* Of a rename over a file: first the file goes, then the other comes. */
-	for (size_t k = 0; k < r->count && r->count < r->room; k++) {
+	for (size_t k = 0; k < r->count; k++) {
 		const struct record one = r->records[k];
 		uint32_t old = one.op == IO_RENAME && one.flags == 0 ? named_before(r, k, one.obj2, one.path2) : 0;
 
 		if (!old || old == one.made || is_directory(r, old))
 			continue;
-		memmove(&r->records[k + 1], &r->records[k], (r->count - k) * sizeof(one));
-		r->records[k] = (struct record){.op = IO_UNLINK, .obj = one.obj2, .made = old, .path = strdup(one.path2), .begun = k};
-		k++;
-		r->count++;
+		insert(&in, k, &(struct record){.op = IO_UNLINK, .obj = one.obj2, .made = old, .path = strdup(one.path2)});
 	}
+	insert_all(r, &in);
 }
 
 static void old_key_gone_early(struct recording *r)
@@ -220,6 +286,73 @@ static bool is_journal_record(const struct recording *r, size_t k)
 static bool retires_record(const struct recording *r, size_t k)
 {
 	return r->records[k].op == IO_WRITE && r->records[k].len == SECTOR_SIZE && r->records[k].data[0] == 0 && in_journal(r, k);
+}
+
+/* Whether this write puts in place what the journal's record has; format.h. */
+static bool journal_has(const struct record *journal, const struct record *one)
+{
+	const uint8_t *b = journal->data;
+
+	if (one->op != IO_WRITE || one->obj == journal->obj)
+		return false;
+	for (uint64_t part = SECTOR_SIZE, end; part < journal->len; part = end) {
+		end = part + le64_load(b + part + 32);
+		for (uint64_t at = part + 72, len; at < end; at += 16 + len) {
+			len = le64_load(b + at + 8);
+			if (len == one->len && le64_load(b + at) == one->off && memcmp(b + at + 16, one->data, len) == 0)
+				return true;
+		}
+	}
+	return false;
+}
+
+/* Inserts what of a write in place says which key blocks are under: the key sector and the entries. */
+static void insert_switch(struct inserts *in, size_t before, const struct record *one, bool durable)
+{
+	for (uint64_t off = 0; off < one->off + one->len; off = off ? off + (GROUP_BLOCKS + 1) * BLOCK_SIZE : HEADER_SIZE) {
+		struct record piece = {.op = IO_WRITE, .obj = one->obj, .off = off, .len = off ? BLOCK_SIZE : SECTOR_SIZE};
+
+		if (off < one->off || off + piece.len > one->off + one->len)
+			continue;
+		piece.data = malloc(piece.len);
+		if (!piece.data)
+			abort();
+		memcpy(piece.data, one->data + (off - one->off), piece.len);
+		insert(in, before, &piece);
+		piece.op = IO_FDATASYNC;
+		piece.data = NULL;
+		piece.flags = RWF_DSYNC;
+		if (durable)
+			insert(in, before, &piece);
+	}
+}
+
+static void switched_before_record(struct recording *r)
+{
+	struct inserts in = {0};
+
+	for (size_t k = 0; k < r->count; k++)
+		if (is_journal_record(r, k))
+			for (size_t w = k + 1; w < r->count && !retires_record(r, w); w++)
+				if (journal_has(&r->records[k], &r->records[w]))
+					insert_switch(&in, k, &r->records[w], false);
+	insert_all(r, &in);
+}
+
+static void retired_when_switched(struct recording *r)
+{
+	struct inserts in = {0};
+
+	for (size_t k = 0; k < r->count; k++)
+		if (is_journal_record(r, k))
+			for (size_t w = k + 1; w < r->count && !retires_record(r, w); w++)
+				if (journal_has(&r->records[k], &r->records[w])) {
+					insert_switch(&in, w + 1, &r->records[w], true);
+					/* Its own sync, or that of all of the file's writes. */
+					for (size_t s = w + 1; s < r->count && !retires_record(r, s) && !journal_has(&r->records[k], &r->records[s]); s++)
+						r->records[s].hidden |= is_sync(&r->records[s]) && r->records[s].obj == r->records[w].obj;
+				}
+	insert_all(r, &in);
 }
 
 static void journal_not_synced(struct recording *r)
@@ -346,7 +479,9 @@ const struct plant plants[] = {
 	{"the old key is destroyed before the new wraps are synced", old_key_gone_early, nothing, NULL},
 	{"a record of the journal is not synced", journal_not_synced, nothing, "recrypt"},
 	{"blocks are overwritten before the journal has them", overwritten_before_record, nothing, "recrypt"},
+	{"blocks are called the new key's before the journal has them", switched_before_record, nothing, "recrypt"},
 	{"a record is taken back before its blocks are synced", retired_before_data_synced, nothing, "recrypt"},
+	{"a record is taken back when its blocks are called the new key's, their data not synced", retired_when_switched, nothing, "recrypt"},
 	{"that a record is taken back is not synced", retirement_not_synced, nothing, "recrypt"},
 	{"recovery takes a record back before its blocks are synced", nothing, part_taken_back_before_synced, "recrypt"},
 	{"unclean ends are forgotten before what was looked at is synced", forgotten_before_synced, forgotten_before_synced, NULL},

@@ -122,6 +122,16 @@ static void read_independently(struct crash *h, const char *dir)
 	free(l.said);
 }
 
+/* As the model counts records: those that were. */
+static size_t cut_of_model(const struct recording *r, size_t cut)
+{
+	size_t planted = 0;
+
+	for (size_t k = 0; k < cut; k++)
+		planted += r->records[k].planted;
+	return cut - planted;
+}
+
 static void run_round(const struct crash_workload *w, const struct plant *plant, uint64_t seed, unsigned states, struct tally *t)
 {
 	static struct crash h;
@@ -140,6 +150,7 @@ static void run_round(const struct crash_workload *w, const struct plant *plant,
 
 		snprintf(dir, sizeof(dir), "%s/state", scratch_dir);
 		state_build(&h.record, dir, &s);
+		s.cut = cut_of_model(&h.record, s.cut);
 		unsigned serial = t->states;
 		bool programs = !plant && serial % FSCK_EACH == 3 && k % 8 != 7;
 		if (programs)

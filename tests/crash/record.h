@@ -28,6 +28,7 @@ struct record {
 	unsigned flags;    /* of a sync: RWF_DSYNC where it is of the file's last write alone */
 	mode_t mode;
 	bool hidden;       /* as if it had not been: for planted bugs */
+	bool planted;      /* it has not been: likewise */
 };
 
 struct recording {

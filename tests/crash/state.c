@@ -150,7 +150,7 @@ static void build_durable(struct build *b, size_t k)
 	const struct record *records = b->r->records, *sync = &records[k];
 
 	while (k-- > 0)
-		if (records[k].op == IO_WRITE && records[k].obj == sync->obj && records[k].off == sync->off) {
+		if (records[k].op == IO_WRITE && records[k].obj == sync->obj && records[k].off == sync->off && records[k].len == sync->len) {
 			b->durable[k] = true;
 			return;
 		}
