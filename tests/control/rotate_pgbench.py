@@ -2,18 +2,15 @@
 and PostgreSQL, which recovers meanwhile, has all that was acknowledged."""
 import os
 import random
-import re
 import signal
 import struct
 import sys
-import threading
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../lib"))
 from keys import *
-from postgres import balanced, make_server
+from postgres import Load, make_server
 
 ROUNDS = int(os.environ.get("TDEFS_ROUNDS") or (40 if LONG else 4))
-CLIENTS = 4
 need("initdb", "pg_ctl", "pgbench", "psql", "pg_checksums", "pg_amcheck", "pgrep")
 base = scratch()
 allow_in_log("not left clean")
@@ -28,34 +25,6 @@ server.sql("create extension amcheck")
 
 def rows():
     return int(server.sql("select count(*) from pgbench_history"))
-
-
-class Load:
-    """pgbench until its sessions end; it counts what was acknowledged to it."""
-
-    def __init__(self):
-        self.before, self.said = rows(), ""
-        self.thread = threading.Thread(target=self.run)
-        self.thread.start()
-        wait_for(lambda: rows() > self.before + 50, "pgbench at work")
-
-    def run(self):
-        self.said = server.do("pgbench", "-n", "-c", CLIENTS, "-j", "2", "-T", "600", ok=None).stdout
-
-    def end(self):
-        """Its sessions are ended, if they still are."""
-        check(self.thread.is_alive(), "pgbench ended before: " + self.said)
-        server.sql("select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'pgbench'")
-        self.verify()
-
-    def verify(self):
-        """What was acknowledged is there, and beyond it not more than each client's last."""
-        self.thread.join()
-        acknowledged = int(re.search(r"transactions actually processed: (\d+)", self.said).group(1))
-        more = rows() - self.before - acknowledged
-        check(0 <= more <= CLIENTS, "%d transactions were acknowledged, and there are %d more rows" % (acknowledged, more))
-        balanced(server)
-        return acknowledged
 
 
 def under_way(e):
@@ -91,7 +60,7 @@ cut = 0                                           # kills that met a rotation
 for n in range(ROUNDS):
     kind = ("--data",) if n % 2 else ()
     killed = n % 4 >= 2
-    before, mark, load = tenant.env("env"), len(server.text()), Load()
+    before, mark, load = tenant.env("env"), len(server.text()), Load(server)
     pids = server.pids()
     asked = subprocess.Popen([BIN + "/keyctl", "--socket", tenant.socket, "rotate", "env", *kind], stdin=subprocess.DEVNULL,
                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -106,7 +75,7 @@ for n in range(ROUNDS):
         server.kill(pids)
         server.start()
         load.verify()
-        load = Load()                             # beside what is left of the rotation
+        load = Load(server)                       # beside what is left of the rotation
     else:
         out = asked.communicate(timeout=600)[0]
         took[kind] = time.monotonic() - begun

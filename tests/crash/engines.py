@@ -11,6 +11,7 @@ import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../lib"))
 from keys import *
+from states import *
 
 TOOLS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../tools")
 # TDEFS_STATES: so many of PostgreSQL, and as many times more of SQLite as in the normal run.
@@ -23,23 +24,19 @@ seed = random.randrange(1 << 32)
 print("seed", seed)
 random.seed(seed)
 base = scratch()
-memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else base
-memory = tempfile.mkdtemp(prefix="tdefs-states-", dir=memory)
-os.chmod(memory, 0o755)
-undo(shutil.rmtree, memory, True)
+memory = memory_directory()
 
 
 class Recorded(Worker):
     """A worker whose store's changes are recorded from its start on."""
 
     def start(self):
-        self.record, self.before = os.path.join(memory, self.name + ".record"), os.path.join(memory, self.name + ".base")
-        os.environ.update(TDEFS_RECORD_LOG=self.record, TDEFS_RECORD_BASE=self.before)
-        self.program = TEST_BIN + "/recording_mount"
-        return super().start()
-
-    def recorded(self):
-        return os.stat(self.record).st_size
+        self.recording = Recording(memory, self.name, self.key)
+        self.program = self.recording.program
+        self.recording.begin()
+        super().start()
+        self.recording.end()
+        return self
 
 
 def store_of(name):
@@ -49,39 +46,6 @@ def store_of(name):
     with open(os.path.join(base, name + ".key"), "w") as f:
         f.write(tenant.environment_key(env.store).hex())
     return env.store
-
-
-class States:
-    """Crash states of a recording, one at a time."""
-
-    def __init__(self, worker, first):
-        self.worker, self.first, self.store, self.plain = worker, first, memory + "/store", memory + "/plain"
-        self.resealed = self.loose = 0
-
-    def make(self, number, plain, *plant):
-        for path in (self.store, self.plain):
-            shutil.rmtree(path, ignore_errors=True)
-        return run(TEST_BIN + "/crash_state", self.worker.before, self.worker.record, self.worker.key, number, self.first, self.store,
-                   plain, *plant, ok=None)
-
-    def fsck(self, number, *repair):
-        """The state as the crash leaves it, and the program."""
-        done = self.make(number, "-")
-        equal(done.returncode, 0, "crash state %d of %s: %s" % (number, self.worker.name, done.stdout))
-        run(BIN + "/tdefs-fsck", self.store, "--key-from", tenant.state + "/platform.key", *repair)
-        run(BIN + "/tdefs-fsck", self.store, "--key-from", tenant.state + "/platform.key")
-
-    def build(self, number, *plant):
-        done = self.make(number, self.plain, *plant)
-        check(done.returncode == 0, "crash state %d of %s: %s" % (number, self.worker.name, done.stdout))
-        words = done.stdout.split()
-        self.resealed += int(words[1])
-        self.loose += words[2] == "loose"
-        return int(words[0]), done.stdout.strip()
-
-
-def promised(acknowledged, cut):
-    return {k for k, at in acknowledged if at <= cut}
 
 
 # ---- SQLite ----
@@ -98,9 +62,9 @@ def record_sqlite():
         db.execute("PRAGMA wal_autocheckpoint = 20")
         db.execute("CREATE TABLE t (k INTEGER PRIMARY KEY, n INTEGER, b BLOB)")
         for k in range(60):
-            first = first or env.recorded()
+            first = first or env.recording.recorded()
             db.execute("INSERT INTO t VALUES (?, 0, ?)", (k, bytes([k]) * random.randrange(1, 9000)))
-            acknowledged.append(((name, k), env.recorded()))
+            acknowledged.append(((name, k), env.recording.recorded()))
             if k % 7 == 6:
                 db.execute("UPDATE t SET n = n + 1 WHERE k >= ?", (k - 6,))
     env.kill()
@@ -133,10 +97,11 @@ def is_found(states, acknowledged, number, plant):
 
 def sqlite_states():
     env, acknowledged, first = record_sqlite()
-    states = States(env, first)
+    states = States(env.recording, tenant.state + "/platform.key", first)
     for number in range(STATES["sqlite"]):
         if number % FSCK_EACH == 0:
-            states.fsck(number, *["--repair", "--yes"][:number // FSCK_EACH % 2 * 2])
+            states.leave(number)
+            states.fsck(*["--repair", "--yes"][:number // FSCK_EACH % 2 * 2])
         cut, where = states.build(number)
         slow = number % SLOW_EACH == 0
         if slow:
@@ -151,7 +116,7 @@ def sqlite_states():
             mount.stop()
         check_sqlite(states.plain, promised(acknowledged, cut), where)
     print("SQLite: %d crash states (%d loose), %d commits, %d blocks re-sealed: 0 violations" % (
-        STATES["sqlite"], states.loose, len(acknowledged), states.resealed))
+        STATES["sqlite"], len(states.loose), len(acknowledged), states.resealed))
     for plant in ("an fsync of content does nothing", "an intent is not made durable"):
         found = next((n for n in range(600) if is_found(states, acknowledged, n, plant)), None)
         check(found is not None, "planted and not found: " + plant)
@@ -187,10 +152,10 @@ def record_postgresql():
 
     equal(ask("create extension amcheck; create table t (k integer primary key, b text); create index on t (b); select 'made';"), "made\n",
           "a table")
-    acknowledged, first = [], env.recorded()
+    acknowledged, first = [], env.recording.recorded()
     for k in range(200):
         equal(ask("insert into t values (%d, repeat('%d ', 200)) returning k;" % (k, k)), "%d\n" % k, "a row")
-        acknowledged.append((k, env.recorded()))
+        acknowledged.append((k, env.recording.recorded()))
         if k % 50 == 49:
             ask("update t set b = b || '.'; checkpoint; select 1;")
     psql.stdin.close()
@@ -203,10 +168,11 @@ def record_postgresql():
 
 def postgresql_states():
     env, acknowledged, first = record_postgresql()
-    states = States(env, first)
+    states = States(env.recording, tenant.state + "/platform.key", first)
     for number in range(STATES["postgresql"]):
         if number % FSCK_EACH < 2:
-            states.fsck(number, *["--repair", "--yes"][:number % 2 * 2])
+            states.leave(number)
+            states.fsck(*["--repair", "--yes"][:number % 2 * 2])
         cut, where = states.build(number)
         data = states.plain + "/data"
         run("chown", "-R", "postgres", data)
@@ -224,7 +190,7 @@ def postgresql_states():
         check(must <= rows, "%s: committed rows are gone: %s" % (where, sorted(must - rows)[:5]))
         postgres("pg_checksums", "--check", "-D", data)
     print("PostgreSQL: %d crash states (%d loose), %d commits, %d blocks re-sealed: 0 violations" % (
-        STATES["postgresql"], states.loose, len(acknowledged), states.resealed))
+        STATES["postgresql"], len(states.loose), len(acknowledged), states.resealed))
 
 
 tenant = Tenant(base).start()

@@ -53,10 +53,11 @@ int main(int argc, char **argv)
 		return 1;
 	}
 	const struct link_status *s = &m.status;
-	printf("pid=%d epoch=%llu refused=%llu resealed=%llu intents=%llu syncs=%llu open=%llu rings=%llu scrub=%u/%llu/%llu/%llu\n",
+	printf("pid=%d epoch=%llu refused=%llu resealed=%llu intents=%llu syncs=%llu open=%llu rings=%llu scrub=%u/%llu/%llu/%llu "
+	       "rotating=%u rotating_data=%u rotate_error=%d key_version=%u\n",
 		s->pid, (unsigned long long)s->epoch, (unsigned long long)s->refused, (unsigned long long)s->resealed,
 		(unsigned long long)s->intents, (unsigned long long)s->syncs, (unsigned long long)s->open_files, (unsigned long long)s->rings,
 		s->scrub_running, (unsigned long long)s->scrub_files, (unsigned long long)s->scrub_blocks,
-		(unsigned long long)s->scrub_bad);
+		(unsigned long long)s->scrub_bad, s->rotating, s->rotating_data, s->rotate_error, s->key_version);
 	return 0;
 }
