@@ -45,6 +45,20 @@ static int dir_give_at(int dirfd, const char *lower, const struct dir_owner *own
 	return fd < 0 ? fd : dir_give(fd, owner);
 }
 
+/* D2. -EOPNOTSUPP: it has to be made under its name: somebody's without O_TMPFILE, or ours. */
+static int create_for(int dirfd, const char *lower, const struct dir_owner *owner)
+{
+	if (owner->uid == 0 && owner->gid == 0 && !(owner->mode & 07000))
+		return -EOPNOTSUPP;
+	CLEANUP_CLOSE int fd = io_openat(dirfd, ".", O_RDWR | O_TMPFILE, owner->mode & 07777);
+	if (fd == -EISDIR || fd == -ENOENT)
+		return -EOPNOTSUPP; /* as open(2) says of old kernels; or the directory was removed */
+	int rc = fd < 0 ? fd : dir_give(fd, owner);
+	if (rc == 0)
+		rc = io_linkat(fd, "", dirfd, lower, AT_EMPTY_PATH);
+	return rc < 0 ? rc : TAKE_FD(fd);
+}
+
 int dir_create(struct volume *v, int dirfd, const struct dir_id *id, const char *name, const struct dir_owner *owner)
 {
 	struct lower_name lower;
@@ -52,15 +66,17 @@ int dir_create(struct volume *v, int dirfd, const struct dir_id *id, const char 
 
 	if (rc < 0)
 		return rc;
-	CLEANUP_CLOSE int fd = io_openat(dirfd, lower.text, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW, owner->mode & 07777);
-	if (fd < 0) {
-		name_side_remove(dirfd, &lower);
-		return fd;
+	CLEANUP_CLOSE int fd = create_for(dirfd, lower.text, owner);
+	if (fd == -EOPNOTSUPP) {
+		fd = io_openat(dirfd, lower.text, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW, owner->mode & 07777);
+		rc = fd < 0 ? 0 : dir_give(fd, owner);
 	}
-	rc = dir_give(fd, owner);
 	if (rc < 0)
 		return name_undo(v, dirfd, &lower, rc);
-	name_keep_copy(dirfd, &lower);
+	if (fd < 0)
+		name_side_remove(dirfd, &lower);
+	else
+		name_keep_copy(dirfd, &lower);
 	return TAKE_FD(fd);
 }
 

@@ -11,7 +11,8 @@
  * directory). Originals count, copies serve where those are damaged (D4).
  *
  * D1. A directory, and an object with a long name, is visible only with its id, or side file, in place and synced.
- * D2. An object is born with its owner. A cut in between leaves at worst an object that nobody asked to be synced.
+ * D2. An object is born with its owner: it gets a name after that. One of another owner that a cut leaves behind would be in its
+ *     owner's way (PostgreSQL does not start then). Not so what dir_mknod makes, nor files on a lower file system without O_TMPFILE.
  * D3. A change to one name is one lower rename, link or unlink: after a cut it is done or not. Leftovers are side
  *     files without an object, which are ignored, and what lies in tmp/, which is emptied at mount. A directory with nothing
  *     in it, not even an id, is one that another was about to replace: it is empty, and gets a new id.

@@ -194,6 +194,8 @@ static void check_directory(struct check *k, int dirfd, uint32_t dir)
 
 			check_directory(k, sub, obj);
 		} else if (S_ISREG(st.st_mode)) {
+			if (st.st_uid != CRASH_OWNER || st.st_gid != CRASH_OWNER)
+				violated(k, "file %u is somebody else's", obj);
 			check_file(k, obj, fd);
 		} else if (dir_readlink(k->v, fd, target) < 0 || strcmp(target, k->h->objects[obj].target) != 0) {
 			violated(k, "symbolic link %u leads elsewhere", obj);

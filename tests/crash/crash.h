@@ -12,6 +12,7 @@
 #define CRASH_OBJECTS 64u
 #define CRASH_BLOCKS 160u
 #define CRASH_ROOT 0u
+#define CRASH_OWNER 1u /* of files */
 #define CRASH_NONE UINT32_MAX
 
 /* One value that something had; [from, synced) in records: it may be there from `from` on, and nothing older is after `synced`. */

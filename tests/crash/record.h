@@ -6,7 +6,8 @@
  *   journal  names and lengths happened in order, at least up to the last sync of anything (a journal commits in order), at most
  *            up to the cut: ext4, XFS
  *   loose    each name in a directory, and each file's length and attributes, has an order of its own, at least up to the last
- *            sync of that directory or file; a synced file has its newest name, too: the least that a file system promises
+ *            sync of that directory or file; a synced file has its newest name, too, and what is linked its attributes: the least
+ *            that a file system promises
  *
  * Data of a file is there as far as it was synced. What was written since reached the disk page by page, each page as it was at
  * some time up to the cut; now and then a page is torn, and its 512-byte sectors are of two times, or, on a file system with

@@ -234,7 +234,7 @@ static struct dir_owner owner_of(mode_t mode)
 uint32_t crash_create(struct crash *h, uint32_t dir, const char *name)
 {
 	size_t from = now(h);
-	struct dir_owner owner = owner_of(S_IFREG | 0600);
+	struct dir_owner owner = {CRASH_OWNER, CRASH_OWNER, S_IFREG | 0600};
 	int fd = dir_create(h->v, dir_fd(h, dir), &h->objects[dir].id, name, &owner);
 	uint32_t obj = object_new(h, S_IFREG, from);
 	struct object *o = &h->objects[obj];

@@ -93,11 +93,19 @@ static bool is_name(const struct record *one)
 	}
 }
 
+/* A file without a name comes to be: that is in nobody's order. */
+static bool is_nameless(const struct record *one)
+{
+	return one->op == IO_OPEN && (one->flags & O_TMPFILE) == O_TMPFILE;
+}
+
 /* The one or two chains of a change. */
 static unsigned chains_of(struct build *b, const struct record *one, struct chain *ret[2])
 {
 	unsigned n = 0;
 
+	if (is_nameless(one))
+		return 0;
 	(void)chain_of(b, one->obj, one->path); /* room for both first: a chain's place changes when there is no more */
 	if (!is_name(one))
 		ret[n++] = chain_of(b, one->obj, NULL);
@@ -137,9 +145,11 @@ static bool loose_required(struct build *b, const struct record *one, size_t k, 
 		return false;
 	for (unsigned i = 0; i < n; i++)
 		chains[i]->kept = true;
-	if (one->op == IO_LINK)
+	if (one->op == IO_LINK) {
 		needed[one->made] = true;
-	else if (one->obj != other)
+		/* It changes the inode, which is written as a whole. */
+		chain_of(b, one->made, NULL)->kept = true;
+	} else if (one->obj != other)
 		needed[one->obj] = needed[other] = true;
 	return true;
 }
@@ -391,13 +401,14 @@ static void build_change(struct build *b, const struct record *one)
 static bool build_loses(struct build *b, const struct record *one, bool beyond)
 {
 	struct chain *chains[2];
+	bool inode_lost = one->op == IO_LINK && chain_of(b, one->made, NULL)->lost;
 	unsigned n = chains_of(b, one, chains);
 	uint32_t other = one->obj2 ? one->obj2 : one->obj;
 	bool lost = beyond;
 
 	if (b->s->loose) {
-		lost = b->fds[one->obj] < 0 || b->fds[other] < 0 || (one->op == IO_LINK && b->fds[one->made] < 0) ||
-			crash_below(&b->s->seed, 4) == 0;
+		lost = b->fds[one->obj] < 0 || b->fds[other] < 0 || (one->op == IO_LINK && b->fds[one->made] < 0) || inode_lost ||
+			(!is_nameless(one) && crash_below(&b->s->seed, 4) == 0);
 		for (unsigned i = 0; i < n; i++)
 			lost |= chains[i]->lost;
 	}

@@ -45,6 +45,53 @@ static void names_of_every_length_roundtrip(void **state)
 	test_remove(dir);
 }
 
+static bool tmpfiles; /* that the lower file system has them */
+static unsigned foreign; /* changes of an owner while the name was there */
+
+static int before_call(void *ctx, struct io_event *ev)
+{
+	struct stat st;
+
+	(void)ctx;
+	if (ev->op == IO_OPEN && (ev->flags & O_TMPFILE) == O_TMPFILE)
+		return tmpfiles ? 0 : -EOPNOTSUPP;
+	foreign += ev->op == IO_CHOWN && fstatat(ev->fd, ev->path, &st, AT_EMPTY_PATH) == 0 && st.st_nlink > 0;
+	return 0;
+}
+
+static void file_has_its_owner_before_its_name(void **state)
+{
+	struct io_hook hook = {before_call, NULL, NULL};
+	struct dir_owner owner = {1, 2, S_IFREG | 04640};
+	char dir[64], name[] = "without";
+	struct stat st;
+
+	(void)state;
+	if (geteuid() != 0)
+		skip();
+	test_dir(dir);
+	store_create(dir);
+	struct volume *v = store_open(dir);
+	struct dir_id id = store_root_id(v);
+	io_set_hook(&hook);
+	for (tmpfiles = false;; tmpfiles = true, strcpy(name, "with")) {
+		foreign = 0;
+		int fd = dir_create(v, v->root_fd, &id, name, &owner);
+		assert_true(fd >= 0);
+		assert_int_equal(foreign, !tmpfiles);
+		close(fd);
+		assert_int_equal(dir_create(v, v->root_fd, &id, name, &owner), -EEXIST);
+		fd = dir_lookup(v, v->root_fd, &id, name, &st);
+		assert_true(fd >= 0 && st.st_uid == 1 && st.st_gid == 2 && st.st_mode == owner.mode && st.st_nlink == 1);
+		close(fd);
+		if (tmpfiles)
+			break;
+	}
+	io_set_hook(NULL);
+	assert_int_equal(volume_close(v), 0);
+	test_remove(dir);
+}
+
 static void name_from_another_directory_is_left_out(void **state)
 {
 	struct dir_owner owner = {0, 0, S_IFDIR | 0755};
@@ -189,7 +236,7 @@ static void damaged_ids_and_long_names_are_refused_or_served_by_a_copy(void **st
 int main(void)
 {
 	const struct CMUnitTest tests[] = {cmocka_unit_test(names_of_every_length_roundtrip),
-		cmocka_unit_test(name_from_another_directory_is_left_out),
+		cmocka_unit_test(file_has_its_owner_before_its_name), cmocka_unit_test(name_from_another_directory_is_left_out),
 		cmocka_unit_test(damaged_ids_and_long_names_are_refused_or_served_by_a_copy)};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
