@@ -114,7 +114,7 @@ def of_turns(samples, turns):
 
 
 def beside_pgbench(s, quick, repeat):
-    """A pgbench in rounds of three turns of some seconds, for what a database does in a minute changes more than a rotation changes it:
+    """A pgbench in rounds of three turns of some seconds (and one before that does not count), for what a database does in a minute changes more than a rotation changes it:
     without a rotation, with one that is paused, and with one at work, which then comes to its end while nothing else is done. By turn: tps,
     then milliseconds of what the probes of writes and of reads saw. Then the bytes that were encrypted again in a second, and the longest
     that blocks were withheld, in ms, as the worker counts them."""
@@ -126,10 +126,11 @@ def beside_pgbench(s, quick, repeat):
     begun, turns, states, samples = time.monotonic(), [], [], ([], [], [])
     for number in range(3 if quick else 5 * repeat):
         out, rotation = [], None
-        thread = threading.Thread(target=lambda: out.append(pgbench.do(s, *load, 3 * (TURN_S + 1), "postgres")))
+        thread = threading.Thread(target=lambda: out.append(pgbench.do(s, *load, 4 * (TURN_S + 1), "postgres")))
         offset = time.monotonic() - begun
         thread.start()
         probes = [Probe(s, begun, reads) for reads in (False, True)]
+        time.sleep(TURN_S)                        # the first one would find a clean disk
         for kind in (NONE, WORKS, PAUSED) if number % 2 else (NONE, PAUSED, WORKS):
             if kind != NONE and not rotation:
                 rotation = AtWork(s)
