@@ -13,6 +13,7 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import costs
 import databases
 import peers
+import profile
 import report
 import rotate
 import systems
@@ -86,6 +87,7 @@ def main():
     p.add_argument("--other", metavar="BIN", help="the bin directory of another build of tdefs, to measure beside this one")
     p.add_argument("--set", metavar="TEXT", help="the same with these lines in its configuration, as 'mount: { threads = 2; };'")
     p.add_argument("--rotate", action="store_true", help="rotations instead: how fast, and what pgbench and an fsync notice of one")
+    p.add_argument("--profile", action="store_true", help="where the processors' time goes in the workloads instead, beside ext4")
     p.add_argument("--out", help="directory for result.json, result.md and result.svg")
     o = p.parse_args()
     chosen = [w for w in WORKLOADS if re.search(o.workload, w[0])]
@@ -110,6 +112,9 @@ def main():
                 print("left out: %s: %s" % (kind.name, str(e)[-300:]), file=sys.stderr)
         if o.rotate:
             print(rotate.measure(live[0], o.quick, o.repeat), end="", flush=True)
+            return
+        if o.profile:
+            profile.measure(chosen, live, o.quick)
             return
         result = {"systems": [s.name for s in live], "quick": o.quick, "kernel": os.uname().release, "cpus": os.cpu_count(),
                   "rows": measure(chosen, live, o.repeat, 1 if o.quick else o.repeat, o.quick),

@@ -8,7 +8,7 @@ import subprocess
 import tempfile
 import time
 
-from systems import run
+from systems import run, timed
 
 
 def sqlite_inserts(s, quick):
@@ -19,12 +19,13 @@ def sqlite_inserts(s, quick):
     db = sqlite3.connect(path, isolation_level=None)
     db.execute("PRAGMA synchronous = FULL")
     db.execute("CREATE TABLE t (k INTEGER PRIMARY KEY, b BLOB)")
-    start, n = time.monotonic(), 0
-    while time.monotonic() - start < (1.5 if quick else 4):
-        db.execute("INSERT INTO t VALUES (?, randomblob(500))", (n,))
-        n += 1
+    n = 0
+    with timed:
+        while time.monotonic() - timed.begun < (1.5 if quick else 4):
+            db.execute("INSERT INTO t VALUES (?, randomblob(500))", (n,))
+            n += 1
     db.close()
-    return n / (time.monotonic() - start)
+    return n / timed.seconds()
 
 
 def as_user(name):
@@ -71,11 +72,10 @@ class Pgbench:
             f.write("shared_buffers = '64MB'\nmax_wal_size = '1GB'\n")
         self.start(s)
         scale = 5 if quick else 20
-        start = time.monotonic()
-        self.do(s, "pgbench", "-i", "-q", "-s", scale, "postgres")
-        rate = scale * 100000 / (time.monotonic() - start)
+        with timed:
+            self.do(s, "pgbench", "-i", "-q", "-s", scale, "postgres")
         self.stop(s)
-        return rate
+        return scale * 100000 / timed.seconds()
 
     def __call__(self, s, quick):
         if self.step == "init":
@@ -88,7 +88,8 @@ class Pgbench:
         options = [] if self.step == "read-write" else ["-S"]
         if self.step == "read-only warm":
             self.do(s, "pgbench", "-n", "-S", "-c", 4, "-j", 2, "-T", 2, "postgres")
-        out = self.do(s, "pgbench", "-n", *options, "-c", 4, "-j", 2, "-T", 2 if quick else 8, "postgres")
+        with timed:
+            out = self.do(s, "pgbench", "-n", *options, "-c", 4, "-j", 2, "-T", 2 if quick else 8, "postgres")
         self.stop(s)
         return float([line for line in out.splitlines() if line.startswith("tps =")][0].split()[2])
 
@@ -111,7 +112,8 @@ def sysbench_oltp(s, quick):
         oltp = ["sysbench", "oltp_read_write", "--db-driver=mysql", "--mysql-socket=" + socket, "--mysql-user=root", "--tables=4",
                 "--table-size=%d" % (5000 if quick else 50000), "--threads=4", "--time=%d" % (3 if quick else 10)]
         run(*oltp, "prepare")
-        out = run(*oltp, "run")
+        with timed:
+            out = run(*oltp, "run")
     finally:
         server.terminate()
         server.wait()

@@ -2,12 +2,12 @@
 # run.sh: how fast tdefs is, beside bare ext4 and, where wanted, other encrypters, in one run on one file system.
 #
 #   sudo bench/run.sh [--quick] [--peers] [--workload REGEX] [--repeat N] [--dir DIR] [--other BIN]
-#       [--set TEXT] [--out DIR] [--rotate]
+#       [--set TEXT] [--out DIR] [--rotate | --profile]
 #
 # Makes an ext4 on a loop device in memory (or uses DIR, an ext4 directory), runs every workload on each system in turn,
 # N times (3; --quick: peers once), and prints medians as ratios to ext4, then what they cost. --other measures another
 # build of tdefs beside this one, --set one with other settings. --out keeps result.json, the tables as result.md and,
-# with gnuplot, result.svg. --rotate measures rotations of tdefs instead.
+# with gnuplot, result.svg. --rotate measures rotations of tdefs instead, --profile where the time of each workload goes.
 # bench/README.md has the aims, what was measured, and what was tried.
 set -eu
 

@@ -3,9 +3,8 @@ import json
 import os
 import shutil
 import subprocess
-import time
 
-from systems import run
+from systems import run, timed
 
 HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
@@ -16,11 +15,13 @@ def file_size(quick):
 
 def fio(system, quick, rw, bs, *more, size=None, runtime=None, jobs=1):
     """MiB/s. runtime 0: once over the file."""
-    timed = ["--time_based", "--runtime=%d" % (runtime or (1 if quick else 5))] if runtime != 0 else []
-    out = run("fio", "--name=w", "--filename=%s/fio" % system.dir, "--rw=" + rw, "--bs=" + bs, "--size=%d" % (size or file_size(quick)),
-              "--numjobs=%d" % jobs, "--group_reporting", "--output-format=json", "--randrepeat=1", "--invalidate=0", "--fallocate=none",
-              *timed, *more)
+    limit = ["--time_based", "--runtime=%d" % (runtime or (1 if quick else 5))] if runtime != 0 else []
+    with timed:
+        out = run("fio", "--name=w", "--filename=%s/fio" % system.dir, "--rw=" + rw, "--bs=" + bs, "--size=%d" % (size or file_size(quick)),
+                  "--numjobs=%d" % jobs, "--group_reporting", "--output-format=json", "--randrepeat=1", "--invalidate=0",
+                  "--fallocate=none", *limit, *more)
     job = json.loads(out[out.index("{"):])["jobs"][0]
+    timed.begun = timed.ended - job["job_runtime"] / jobs / 1000        # without its own start
     return (job["read"]["bw"] + job["write"]["bw"]) / 1024
 
 
@@ -75,19 +76,19 @@ class Small:
         paths = self.paths(s, quick)
         for folder in sorted({os.path.dirname(p) for p in paths}):
             os.makedirs(folder)
-        start = time.monotonic()
-        for p in paths:
-            fd = os.open(p, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
-            os.write(fd, b"x" * 3000)
-            os.close(fd)
-        return len(paths) / (time.monotonic() - start)
+        with timed:
+            for p in paths:
+                fd = os.open(p, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+                os.write(fd, b"x" * 3000)
+                os.close(fd)
+        return len(paths) / timed.seconds()
 
     def each(self, what, s, quick):
         paths = self.paths(s, quick)
-        start = time.monotonic()
-        for p in paths:
-            what(p)
-        return len(paths) / (time.monotonic() - start)
+        with timed:
+            for p in paths:
+                what(p)
+        return len(paths) / timed.seconds()
 
     def __call__(self, s, quick):
         if self.step == "create" or not os.path.exists(s.dir + "/small"):
@@ -142,9 +143,9 @@ class Tree:
             s.cold()
         argv = {"unpack": ["tar", "-C", s.dir, "-xf", self.archive], "search": ["grep", "-rc", "nobody writes this", s.dir + "/tree"],
                 "remove": ["rm", "-r", s.dir + "/tree"]}[self.step]
-        start = time.monotonic()
-        subprocess.run(argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, check=self.step != "search")
-        return self.files / (time.monotonic() - start)
+        with timed:
+            subprocess.run(argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, check=self.step != "search")
+        return self.files / timed.seconds()
 
 
 WORKLOADS = [
