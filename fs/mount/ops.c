@@ -29,14 +29,14 @@ int ops_gate(const struct session *s)
 	return atomic_load_explicit(&s->closed, memory_order_relaxed) ? -EIO : 0;
 }
 
-/* Of a regular file: its size, and whether it is being written. Then its next write may not have to tell the kernel, which would ask
- * again before each. */
+/* Of a regular file: its size, and whether it is being written, or is empty still and about to be. Then its next write may not have to
+ * tell the kernel, which would ask again before each. */
 static bool attr_of_content(struct inode *i, struct stat *st)
 {
 	/* First: whoever changes it from here on will tell. */
 	atomic_store(&i->told_long, true);
 	struct content *c = inode_hold(i);
-	bool busy = c && content_is_changed(c);
+	bool busy = c && (content_is_changed(c) || content_size(c) == 0);
 	st->st_size = (off_t)(c ? content_size(c) : extent_plain_size((uint64_t)st->st_size));
 	if (c)
 		inode_release(i);

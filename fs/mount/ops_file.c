@@ -1,7 +1,7 @@
 /* ops_file: the bytes of regular files. Nothing is held across a reply.
  *
- * The kernel is told that open is not needed (ENOSYS, once), and then sends neither OPEN nor RELEASE: both cost more than all that
- * a small file takes otherwise. There is no state of an open file here: the kernel checks permissions, O_DIRECT comes with each
+ * The kernel is told that open is not needed (ENOSYS, once), nor a create that opens (ENOSYS, once), and then sends neither OPEN nor
+ * RELEASE: both cost more than all that a small file takes otherwise. There is no state of an open file here: the kernel checks permissions, O_DIRECT comes with each
  * request, and a content is opened when it is first needed (inode.h). So a damaged file can be opened, and not read.
  *
  * The kernel's write-back cache does the caching, and with it O_APPEND: writes arrive at their offset. O_DIRECT is the
@@ -76,63 +76,65 @@ static void file_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 	fuse_reply_err(req, ENOSYS);
 }
 
-/* A new file, or the one that has the name already (then O_PATH). name NULL: one without a name. */
-static int file_make(struct session *s, struct inode *dir, const char *name, const struct dir_owner *owner, int flags,
-	struct stat *ret_st, bool *ret_made)
+/* Makes the file, and opens its content with the descriptor that there is. */
+static int file_make(struct session *s, struct inode *dir, const char *name, const struct dir_owner *owner, struct fuse_entry_param *ret)
 {
 	struct dir_id id;
+	struct content *c;
+	struct stat st;
 	int rc = inode_dir_id(&s->inodes, dir, &id);
 
 	if (rc < 0)
 		return rc;
 	CLEANUP_CLOSE int fd = name ? dir_create(s->v, dir->fd, &id, name, owner) : dir_tmpfile(s->v, dir->fd, owner);
-	*ret_made = fd >= 0;
-	if (fd == -EEXIST && !(flags & O_EXCL))
-		return dir_lookup(s->v, dir->fd, &id, name, ret_st);
-	rc = fd < 0 ? fd : io_fstatat(fd, "", ret_st, AT_EMPTY_PATH);
-	return rc < 0 ? rc : TAKE_FD(fd);
-}
-
-static void file_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode, struct fuse_file_info *fi)
-{
-	struct session *s = ops_session(req);
-	struct inode *dir = ops_inode(s, parent), *i;
-	struct fuse_entry_param e;
-	struct dir_owner owner;
-	struct content *c;
-	struct stat st;
-	bool made = false;
-	int rc = ops_gate(s);
-	CLEANUP_CLOSE int content_fd = -1;
-
+	CLEANUP_CLOSE int content_fd = fd >= 0 ? fcntl(fd, F_DUPFD_CLOEXEC, 0) : -1;
+	rc = fd < 0 ? fd : io_fstatat(fd, "", &st, AT_EMPTY_PATH);
 	if (rc == 0)
-		rc = ops_owner(s, req, dir, S_IFREG | mode, &owner);
-	if (rc == 0) {
-		int fd = file_make(s, dir, device_tmpfile() ? NULL : name, &owner, fi->flags, &st, &made);
-
-		content_fd = made && fd >= 0 ? fcntl(fd, F_DUPFD_CLOEXEC, 0) : -1;
-		rc = fd < 0 ? fd : ops_entry(s, fd, &st, &e);
-	}
-	if (rc < 0) {
-		ops_reply_error(req, rc);
-		return;
-	}
-	i = ops_inode(s, e.ino);
-	if (made)
-		inode_made(i, dir);
+		rc = ops_entry(s, TAKE_FD(fd), &st, ret);
+	if (rc < 0)
+		return rc;
+	struct inode *i = ops_inode(s, ret->ino);
+	inode_made(i, dir);
 	rc = inode_open_with(&s->inodes, i, TAKE_FD(content_fd), &c);
 	if (rc < 0) {
 		inode_put(&s->inodes, i, 1);
+		return rc;
+	}
+	inode_release(i);
+	/* It is about to be written. */
+	ret->attr_timeout = BUSY_TIMEOUT;
+	atomic_store(&i->told_long, false);
+	return 0;
+}
+
+int ops_make_file(fuse_req_t req, struct inode *dir, const char *name, mode_t mode, struct fuse_entry_param *ret)
+{
+	struct session *s = ops_session(req);
+	struct dir_owner owner;
+	int rc = ops_gate(s);
+
+	if (rc == 0)
+		rc = ops_owner(s, req, dir, S_IFREG | mode, &owner);
+	return rc < 0 ? rc : file_make(s, dir, name, &owner, ret);
+}
+
+/* Only of one without a name. The others are made by MKNOD, once the kernel is told that there is no CREATE: what that opens has a
+ * RELEASE. */
+static void file_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode, struct fuse_file_info *fi)
+{
+	struct session *s = ops_session(req);
+	struct fuse_entry_param e;
+	int rc = device_tmpfile() ? ops_make_file(req, ops_inode(s, parent), NULL, mode, &e) : -ENOSYS;
+
+	(void)name;
+	if (rc < 0) {
 		ops_reply_error(req, rc);
 		return;
 	}
-	inode_release(i);
-	e.attr_timeout = BUSY_TIMEOUT;
-	atomic_store(&i->told_long, false);
 	fi->keep_cache = 1;
 	/* Less than 0: the caller was interrupted, and no forget will come. */
 	if (fuse_reply_create(req, &e, fi) < 0)
-		inode_put(&s->inodes, i, 1);
+		inode_put(&s->inodes, ops_inode(s, e.ino), 1);
 }
 
 static void file_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi)

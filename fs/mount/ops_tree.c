@@ -21,18 +21,22 @@ static int tree_entry(struct session *s, struct inode *dir, const char *name, st
 	return fd < 0 ? fd : ops_entry(s, fd, &st, ret);
 }
 
+static void tree_reply(fuse_req_t req, int rc, const struct fuse_entry_param *e)
+{
+	if (rc < 0)
+		ops_reply_error(req, rc);
+	/* Less than 0: the caller was interrupted, and no forget will come. */
+	else if (fuse_reply_entry(req, e) < 0 && e->ino)
+		inode_put(&ops_session(req)->inodes, (struct inode *)(uintptr_t)e->ino, 1);
+}
+
 static void tree_reply_entry(fuse_req_t req, struct session *s, struct inode *dir, const char *name, int rc)
 {
 	struct fuse_entry_param e;
 
 	if (rc == 0)
 		rc = tree_entry(s, dir, name, &e);
-	if (rc < 0) {
-		ops_reply_error(req, rc);
-		return;
-	}
-	if (fuse_reply_entry(req, &e) < 0)
-		inode_put(&s->inodes, (struct inode *)(uintptr_t)e.ino, 1);
+	tree_reply(req, rc, &e);
 }
 
 /* ---- session ---- */
@@ -65,12 +69,9 @@ static void tree_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
 	if (rc == -ENOENT) {
 		/* The absence may be believed for as long. */
 		e = (struct fuse_entry_param){.entry_timeout = CACHE_TIMEOUT};
-		fuse_reply_entry(req, &e);
-	} else if (rc < 0) {
-		ops_reply_error(req, rc);
-	} else if (fuse_reply_entry(req, &e) < 0) {
-		inode_put(&s->inodes, (struct inode *)(uintptr_t)e.ino, 1);
+		rc = 0;
 	}
+	tree_reply(req, rc, &e);
 }
 
 static void tree_forget(fuse_req_t req, fuse_ino_t ino, uint64_t n)
@@ -123,10 +124,15 @@ static void tree_mknod(fuse_req_t req, fuse_ino_t parent, const char *name, mode
 {
 	struct session *s = ops_session(req);
 	struct inode *dir = ops_inode(s, parent);
+	struct fuse_entry_param e;
 	struct dir_owner owner;
 	struct dir_id id;
-	int rc = tree_make(req, dir, mode, &id, &owner);
 
+	if (S_ISREG(mode)) {
+		tree_reply(req, ops_make_file(req, dir, name, mode, &e), &e);
+		return;
+	}
+	int rc = tree_make(req, dir, mode, &id, &owner);
 	if (rc == 0)
 		rc = dir_mknod(s->v, dir->fd, &id, name, &owner, rdev);
 	tree_reply_entry(req, s, dir, name, rc);

@@ -59,6 +59,8 @@ struct session {
 void ops_tree(struct fuse_lowlevel_ops *ops);
 void ops_meta(struct fuse_lowlevel_ops *ops);
 void ops_file(struct fuse_lowlevel_ops *ops);
+/* A new regular file; name NULL: without one. */
+int ops_make_file(fuse_req_t req, struct inode *dir, const char *name, mode_t mode, struct fuse_entry_param *ret) MUST_CHECK;
 
 /* ops.c, what the handlers share.
  * The one place that turns -errno into a FUSE error. Damage has been reported where it was found: here it is EIO. */
