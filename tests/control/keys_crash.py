@@ -351,6 +351,7 @@ for method, (prepare, request, is_done) in REQUESTS.items():
         return request(lambda: traces.append(Trace(thread("peer", others), CALLS, step)))
 
     prepare()
+    log_written_back()
     equal(outcome(traced(None)), "ok", method)
     check(is_done(), method + " is done")
     calls = traces[-1].end()
@@ -359,6 +360,7 @@ for method, (prepare, request, is_done) in REQUESTS.items():
         steps = steps[::max(len(steps) // 4, 1)]
     for step in steps:
         prepare()
+        log_written_back()
         before = rows()
         seq = tenant.json("audit")["entries"][-1]["seq"]
         reply = traced(step)

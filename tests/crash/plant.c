@@ -3,6 +3,7 @@
 
 #include "store/format.h"
 
+#include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -182,14 +183,13 @@ static void id_not_synced(struct recording *r)
 
 static void directory_before_id(struct recording *r)
 {
-	/* mkdir, open and write of the id, fsync, fsync, rename: the rename comes first. */
-	for (size_t k = 0; k < r->count; k++)
-		if (r->records[k].op == IO_RENAME && is_directory(r, r->records[k].made))
-			for (size_t m = k; m-- > 0;)
-				if (r->records[m].op == IO_MKDIR && r->records[m].made == r->records[k].made) {
-					move(r, k, m + 1);
-					break;
-				}
+	/* mkdir, open and write of the id, fsync, fsync, rename: the rename comes first. Later renames stay where they are. */
+	for (size_t m = 0; m < r->count; m++)
+		for (size_t k = m; r->records[m].op == IO_MKDIR && ++k < r->count;)
+			if (r->records[k].op == IO_RENAME && r->records[k].made == r->records[m].made) {
+				move(r, k, m + 1);
+				break;
+			}
 }
 
 static void side_file_not_synced(struct recording *r)
@@ -288,14 +288,32 @@ static bool retires_record(const struct recording *r, size_t k)
 	return r->records[k].op == IO_WRITE && r->records[k].len == SECTOR_SIZE && r->records[k].data[0] == 0 && in_journal(r, k);
 }
 
-/* Whether this write puts in place what the journal's record has; format.h. */
-static bool journal_has(const struct record *journal, const struct record *one)
+/* The record that k puts in force but for its first sector: in the same write, or in one before. */
+static const uint8_t *journal_parts(const struct recording *r, size_t k, uint64_t *ret_len)
 {
-	const uint8_t *b = journal->data;
+	const struct record *one = &r->records[k];
+	size_t w = k;
 
-	if (one->op != IO_WRITE || one->obj == journal->obj)
+	*ret_len = le64_load(one->data + 24) - SECTOR_SIZE;
+	if (one->len > SECTOR_SIZE)
+		return one->data + SECTOR_SIZE;
+	do
+		assert(w > 0);
+	while (r->records[--w].op != IO_WRITE || r->records[w].obj != one->obj || r->records[w].off != SECTOR_SIZE);
+	assert(r->records[w].len == *ret_len);
+	return r->records[w].data;
+}
+
+/* Whether w puts in place what the journal's record at k has; format.h. */
+static bool journal_has(const struct recording *r, size_t k, size_t w)
+{
+	const struct record *one = &r->records[w];
+	uint64_t parts_len;
+	const uint8_t *b = journal_parts(r, k, &parts_len);
+
+	if (one->op != IO_WRITE || one->obj == r->records[k].obj)
 		return false;
-	for (uint64_t part = SECTOR_SIZE, end; part < journal->len; part = end) {
+	for (uint64_t part = 0, end; part < parts_len; part = end) {
 		end = part + le64_load(b + part + 32);
 		for (uint64_t at = part + 72, len; at < end; at += 16 + len) {
 			len = le64_load(b + at + 8);
@@ -334,7 +352,7 @@ static void switched_before_record(struct recording *r)
 	for (size_t k = 0; k < r->count; k++)
 		if (is_journal_record(r, k))
 			for (size_t w = k + 1; w < r->count && !retires_record(r, w); w++)
-				if (journal_has(&r->records[k], &r->records[w]))
+				if (journal_has(r, k, w))
 					insert_switch(&in, k, &r->records[w], false);
 	insert_all(r, &in);
 }
@@ -346,10 +364,10 @@ static void retired_when_switched(struct recording *r)
 	for (size_t k = 0; k < r->count; k++)
 		if (is_journal_record(r, k))
 			for (size_t w = k + 1; w < r->count && !retires_record(r, w); w++)
-				if (journal_has(&r->records[k], &r->records[w])) {
+				if (journal_has(r, k, w)) {
 					insert_switch(&in, w + 1, &r->records[w], true);
 					/* Its own sync, or that of all of the file's writes. */
-					for (size_t s = w + 1; s < r->count && !retires_record(r, s) && !journal_has(&r->records[k], &r->records[s]); s++)
+					for (size_t s = w + 1; s < r->count && !retires_record(r, s) && !journal_has(r, k, s); s++)
 						r->records[s].hidden |= is_sync(&r->records[s]) && r->records[s].obj == r->records[w].obj;
 				}
 	insert_all(r, &in);
