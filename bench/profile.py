@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import time
 
 from systems import timed
 
@@ -56,6 +57,7 @@ def one(s, workload, quick, scratch):
     data = scratch + "/data"
     perf = subprocess.Popen(["perf", "record", "-q", "-a", "-g", "-F", str(RATE_HZ), "-k", "mono", "-o", data, "sleep", "1000"],
                             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    time.sleep(0.5)                               # until it records
     try:
         rate = workload(s, quick)
     finally:
